@@ -1,0 +1,1 @@
+//! GEMM, convolution, attention and norms on slices; the one home of SIMD.

@@ -1,0 +1,1 @@
+//! The networks: CLIP text encoders, the U-Net, the autoencoders.

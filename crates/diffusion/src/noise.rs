@@ -1,0 +1,1 @@
+//! Torch's random numbers on a CPU.

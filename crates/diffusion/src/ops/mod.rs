@@ -1,0 +1,1 @@
+//! The one seam where a device is chosen.

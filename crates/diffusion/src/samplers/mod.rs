@@ -1,0 +1,1 @@
+//! Schedules and samplers, equal to diffusers' schedulers.

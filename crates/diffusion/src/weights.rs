@@ -1,0 +1,1 @@
+//! Weight files: memory-mapped safetensors, shards, old names.

@@ -1,0 +1,1 @@
+//! One on each machine: spawns and watches worker processes.

@@ -1,0 +1,1 @@
+//! Every word that rbee's programs speak on the wire.

@@ -1,0 +1,1 @@
+//! The one API that clients talk to: admits jobs, routes them, streams their events.

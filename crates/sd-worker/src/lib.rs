@@ -1,0 +1,1 @@
+//! One process, one image model on one device.

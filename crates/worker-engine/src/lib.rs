@@ -1,0 +1,1 @@
+//! What every worker shares: request queue, generation engine, ready callback.

@@ -1,0 +1,1 @@
+//! Real processes over real sockets: what the tests in `tests/` share.
