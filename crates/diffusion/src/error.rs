@@ -43,10 +43,12 @@ pub enum Error {
         file: String,
     },
     /// A weight has another shape than the config says.
-    #[error("tensor {name} has shape {found:?}, expected {expected:?}")]
+    #[error("tensor {name} in {file} has shape {found:?}, expected {expected:?}")]
     TensorShape {
         /// The weight's full name.
         name: String,
+        /// Where it stands.
+        file: String,
         /// Its shape in the file.
         found: Vec<usize>,
         /// The shape that follows from the config.
@@ -64,7 +66,9 @@ pub enum Error {
     #[error("{0}")]
     UnsupportedByModel(String),
     /// The latents stopped being numbers.
-    #[error("the latents contain {what} after step {step}: the model's weights or the settings are broken; try another scheduler or precision f32")]
+    #[error(
+        "the latents contain {what} after step {step}: the model's weights or the settings are broken; try another scheduler or precision f32"
+    )]
     NotFinite {
         /// `NaN` or `infinity`.
         what: &'static str,

@@ -1,1 +1,0 @@
-//! Weight files: memory-mapped safetensors, shards, old names.

@@ -1,0 +1,113 @@
+//! One tensor as it lies in its file.
+
+use std::borrow::Cow;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// The types of number that weights may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+impl Dtype {
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        match name {
+            "F32" => Some(Self::F32),
+            "F16" => Some(Self::F16),
+            "BF16" => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    /// Bytes of one number.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// Bits of one number of each type that a safetensors file may have; a type that nobody knows is refused when its tensor is asked for.
+pub(super) fn bits_of(dtype: &str) -> Option<usize> {
+    Some(match dtype {
+        "F4" => 4,
+        "F6_E2M3" | "F6_E3M2" => 6,
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ"
+        | "F8_E5M2FNUZ" => 8,
+        "U16" | "I16" | "F16" | "BF16" => 16,
+        "U32" | "I32" | "F32" => 32,
+        "U64" | "I64" | "F64" | "C64" => 64,
+        _ => return None,
+    })
+}
+
+/// Numbers as they are stored: borrowed from the file where their place in it is aligned, else copied.
+#[derive(Clone, Debug)]
+pub enum Floats<'a> {
+    /// Single precision.
+    F32(Cow<'a, [f32]>),
+    /// Half precision.
+    F16(Cow<'a, [f16]>),
+    /// The upper half of a single.
+    Bf16(Cow<'a, [bf16]>),
+}
+
+/// A tensor in its file, row-major, in little-endian order.
+#[derive(Clone, Debug)]
+pub struct TensorView<'a> {
+    /// The type of its numbers.
+    pub dtype: Dtype,
+    /// Its sides, the outermost first, as they were asked for.
+    pub shape: Vec<usize>,
+    /// Its bytes: the product of `shape` times the size of `dtype`.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> TensorView<'a> {
+    pub(super) fn new(dtype: Dtype, shape: Vec<usize>, bytes: &'a [u8]) -> Self {
+        debug_assert_eq!(bytes.len(), shape.iter().product::<usize>() * dtype.size());
+        Self {
+            dtype,
+            shape,
+            bytes,
+        }
+    }
+
+    /// The numbers as they are stored.
+    pub fn floats(&self) -> Floats<'a> {
+        match self.dtype {
+            Dtype::F32 => Floats::F32(numbers(self.bytes, f32::from_le_bytes)),
+            Dtype::F16 => Floats::F16(numbers(self.bytes, f16::from_le_bytes)),
+            Dtype::Bf16 => Floats::Bf16(numbers(self.bytes, bf16::from_le_bytes)),
+        }
+    }
+
+    /// The numbers in single precision, which holds each exactly.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self.floats() {
+            Floats::F32(values) => values.into_owned(),
+            Floats::F16(values) => values.to_f32_vec(),
+            Floats::Bf16(values) => values.to_f32_vec(),
+        }
+    }
+}
+
+fn numbers<T: bytemuck::Pod, const N: usize>(
+    bytes: &[u8],
+    read: impl Fn([u8; N]) -> T,
+) -> Cow<'_, [T]> {
+    let (chunks, rest) = bytes.as_chunks::<N>();
+    debug_assert!(rest.is_empty(), "the header's sizes were checked");
+    match bytemuck::try_cast_slice(bytes) {
+        Ok(values) if cfg!(target_endian = "little") => Cow::Borrowed(values),
+        _ => Cow::Owned(chunks.iter().map(|&chunk| read(chunk)).collect()),
+    }
+}
