@@ -1,0 +1,255 @@
+use crate::buffer::{Buffer, Shared, scratch};
+use crate::gemm::{Blocks, Output, Strided, Strip, gemm, split};
+use crate::pack::Packed;
+use crate::{Activation, Weight, isa};
+use rayon::prelude::*;
+
+/// A linear layer whose weights are packed once.
+pub struct Linear {
+    packed: Packed,
+    bias: Buffer,
+}
+
+/// Rows that are taken through one pair of panels before the next, when GEGLU is fused.
+const GEGLU_ROWS: usize = 56;
+
+impl Linear {
+    /// Packs a weight of shape `(out_features, in_features)`, in its stored type, for the instruction set in use.
+    ///
+    /// # Panics
+    /// Where lengths do not fit.
+    pub fn new(
+        weight: Weight<'_>,
+        bias: Option<&[f32]>,
+        out_features: usize,
+        in_features: usize,
+    ) -> Self {
+        assert_eq!(
+            weight.len(),
+            out_features * in_features,
+            "a linear layer of {out_features} x {in_features} has a weight of {}",
+            weight.len()
+        );
+        let packed = Packed::new(isa::kernels(), weight, out_features, in_features, 1);
+        let bias = padded_bias(bias, &packed);
+        Self { packed, bias }
+    }
+
+    /// Number of inputs.
+    pub fn in_features(&self) -> usize {
+        self.packed.k
+    }
+
+    /// Number of outputs.
+    pub fn out_features(&self) -> usize {
+        self.packed.n
+    }
+
+    /// Bytes that the packed weight and bias take.
+    pub fn bytes(&self) -> usize {
+        self.packed.bytes() + size_of_val(&*self.bias)
+    }
+
+    /// `y = act(x W^T + b) + residual` for `rows` rows.
+    ///
+    /// # Panics
+    /// Where lengths do not fit.
+    pub fn forward(
+        &self,
+        x: &[f32],
+        rows: usize,
+        act: Activation,
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+    ) {
+        self.check(x, rows);
+        let source = Strided {
+            data: x,
+            stride: self.packed.k,
+        };
+        gemm(
+            &source,
+            &self.packed,
+            1,
+            rows,
+            &Output {
+                bias: &self.bias,
+                act,
+                residual,
+            },
+            y,
+        );
+    }
+
+    /// For a layer with `2 * inner` outputs: `y = a * gelu(gate)`, `a` being the first half and `gate` the second, as the GEGLU of
+    /// diffusers (Shazeer, arXiv:2002.05202). `y` is `rows x inner`.
+    ///
+    /// # Panics
+    /// Where lengths do not fit or the number of outputs is odd.
+    pub fn forward_geglu(&self, x: &[f32], rows: usize, y: &mut [f32]) {
+        self.check(x, rows);
+        assert!(
+            self.packed.n.is_multiple_of(2),
+            "GEGLU halves {} outputs",
+            self.packed.n
+        );
+        let inner = self.packed.n / 2;
+        assert_eq!(y.len(), rows * inner, "an output of {rows} x {inner}");
+        if y.is_empty() {
+            return;
+        }
+        let kernels = self.packed.kernels;
+        if !inner.is_multiple_of(kernels.panel()) || self.packed.k == 0 {
+            // The halves do not begin at a panel: multiply first, then combine.
+            let mut both = scratch(rows * self.packed.n);
+            self.forward(x, rows, Activation::None, None, &mut both);
+            let n = self.packed.n;
+            y.par_chunks_mut(inner).enumerate().for_each(|(i, y)| {
+                let (a, gate) = both[i * n..(i + 1) * n].split_at(inner);
+                // SAFETY: all three have `inner` floats.
+                unsafe {
+                    (kernels.geglu)(
+                        a.as_ptr(),
+                        gate.as_ptr(),
+                        n,
+                        1,
+                        inner,
+                        y.as_mut_ptr(),
+                        inner,
+                    );
+                };
+            });
+            return;
+        }
+        let blocks = Blocks::new(rows, GEGLU_ROWS);
+        let pairs = inner / kernels.panel();
+        let (row_tasks, pair_tasks) = split(blocks.count, pairs, rayon::current_num_threads());
+        let y = Shared::new(y);
+        (0..row_tasks * pair_tasks)
+            .into_par_iter()
+            .for_each(|task| {
+                let share = |count: usize, tasks: usize, t: usize| {
+                    t * count / tasks..(t + 1) * count / tasks
+                };
+                let pairs = share(pairs, pair_tasks, task % pair_tasks);
+                let blocks_here = share(blocks.count, row_tasks, task / pair_tasks);
+                // SAFETY: tasks write different rows or columns of y, which has rows x inner floats.
+                unsafe { self.geglu_part(x, blocks, blocks_here, pairs, y) };
+            });
+    }
+
+    /// # Safety
+    /// `x` has all rows, and nobody else touches these rows and columns of `y`.
+    unsafe fn geglu_part(
+        &self,
+        x: &[f32],
+        blocks: Blocks,
+        blocks_here: std::ops::Range<usize>,
+        pairs: std::ops::Range<usize>,
+        y: Shared,
+    ) {
+        /// Pairs of panels whose weights stay in the second cache together.
+        const GROUP: usize = 3;
+        let (packed, kernels, width) = (
+            &self.packed,
+            self.packed.kernels,
+            self.packed.kernels.panel(),
+        );
+        let (k, inner) = (packed.k, packed.n / 2);
+        let half = inner / width;
+        let rows = blocks.largest();
+        let mut wide = scratch(if packed.is_narrow() {
+            2 * GROUP * k * width
+        } else {
+            0
+        });
+        let mut tiles = scratch(2 * rows * width);
+        let (tile_a, tile_gate) = tiles.split_at_mut(rows * width);
+        for first in pairs.clone().step_by(GROUP) {
+            let group = first..pairs.end.min(first + GROUP);
+            if packed.is_narrow() {
+                for (i, p) in group.clone().enumerate() {
+                    // SAFETY: there is room for a group.
+                    unsafe {
+                        packed.widen(p, 0, k, wide[2 * i * k * width..].as_mut_ptr());
+                        packed.widen(half + p, 0, k, wide[(2 * i + 1) * k * width..].as_mut_ptr());
+                    }
+                }
+            }
+            for block in blocks_here.clone() {
+                let range = blocks.range(block);
+                for (i, p) in group.clone().enumerate() {
+                    for (which, c) in [(0, &mut *tile_a), (1, &mut *tile_gate)] {
+                        let panel = p + which * half;
+                        let b = if packed.is_narrow() {
+                            wide[(2 * i + which) * k * width..].as_ptr()
+                        } else {
+                            packed.panel(panel, 0)
+                        };
+                        let strip = Strip {
+                            rows: range.len(),
+                            cols: width,
+                            k,
+                            a: x[range.start * k..range.end * k].as_ptr(),
+                            lda: k,
+                            b,
+                            ldb: width,
+                            bias: self.bias[panel * width..].as_ptr(),
+                            addend: std::ptr::null(),
+                            ld_addend: 0,
+                            c: c.as_mut_ptr(),
+                            ldc: width,
+                        };
+                        // SAFETY: the rows of x are there, the tile has room for a block of rows.
+                        unsafe { strip.multiply(kernels) };
+                    }
+                    // SAFETY: rows `range` and columns of panel p of y are ours.
+                    unsafe {
+                        let y = y.get().add(range.start * inner + p * width);
+                        (kernels.geglu)(
+                            tile_a.as_ptr(),
+                            tile_gate.as_ptr(),
+                            width,
+                            range.len(),
+                            width,
+                            y,
+                            inner,
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(&self, x: &[f32], rows: usize) {
+        assert_eq!(
+            x.len(),
+            rows * self.packed.k,
+            "an input of {rows} x {} has {} floats",
+            self.packed.k,
+            x.len()
+        );
+    }
+}
+
+/// The bias, or zeros, filled up to whole panels.
+pub(crate) fn padded_bias(bias: Option<&[f32]>, packed: &Packed) -> Buffer {
+    let mut padded = Buffer::zeroed(packed.panels() * packed.kernels.panel());
+    if let Some(bias) = bias {
+        assert_eq!(
+            bias.len(),
+            packed.n,
+            "a bias for {} outputs has {} floats",
+            packed.n,
+            bias.len()
+        );
+        padded[..bias.len()].copy_from_slice(bias);
+    }
+    padded
+}
+
+impl std::fmt::Debug for Linear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Linear({} -> {})", self.packed.k, self.packed.n)
+    }
+}

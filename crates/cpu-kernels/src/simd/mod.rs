@@ -1,0 +1,162 @@
+//! Everything that is compiled once for each instruction set.
+//!
+//! [`Vector`] is what the algorithms are written over; [`Kernels`] is the table of their instances. An algorithm is an
+//! `#[inline(always)]` function over `V: Vector`; its instance is a function with `#[target_feature]` into which all of it is
+//! inlined (as in memchr). Nothing in here knows of threads.
+
+mod math;
+mod rows;
+mod tile;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+pub(crate) mod scalar;
+
+pub(crate) use tile::Tile;
+
+use crate::Activation;
+
+/// The largest [`Vector::LANES`].
+pub(crate) const MAX_LANES: usize = 16;
+/// The most rows that one tile of any instruction set has.
+pub(crate) const MAX_ROWS: usize = 14;
+
+/// A register of `f32`.
+///
+/// # Safety
+/// Every function may only be called where the instruction set of the type is there; pointers must be good for `LANES` floats
+/// (or for `count` in the partial ones) and need no alignment.
+pub(crate) trait Vector: Copy {
+    /// Floats in a register.
+    const LANES: usize;
+    /// Registers in a row of a packed panel.
+    const PANEL: usize;
+    /// How many rows a tile of 1, 2, 3 or 4 registers has at most, so that all of its sums stay in registers.
+    const ROWS: [usize; 5];
+
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn load_f16(from: *const u16) -> Self;
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    /// `self * factor + addend`, in one rounding where the machine can.
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// The larger; `other` where either is NaN.
+    unsafe fn max(self, other: Self) -> Self;
+    /// The smaller; `other` where either is NaN.
+    unsafe fn min(self, other: Self) -> Self;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `self * 2^exponent` for whole exponents from -126 to 127.
+    unsafe fn scale(self, exponent: Self) -> Self;
+    unsafe fn sum(self) -> f32;
+    unsafe fn largest(self) -> f32;
+
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const f32) {}
+
+    /// The first `count` floats, zeros behind them.
+    #[inline(always)]
+    unsafe fn load_partial(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0; MAX_LANES];
+        // SAFETY: the caller promises `count` < LANES readable floats.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// The first `count` lanes.
+    #[inline(always)]
+    unsafe fn store_partial(self, to: *mut f32, count: usize) {
+        let mut lanes = [0.0; MAX_LANES];
+        // SAFETY: the caller promises room for `count` < LANES floats.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count);
+        }
+    }
+}
+
+/// The kernels of one instruction set. `# Safety` of each: see the function in `tile`, `rows` or `math` that it is made of; the
+/// machine must have the set, which whoever hands out the table has checked.
+pub(crate) struct Kernels {
+    pub(crate) lanes: usize,
+    /// Registers in a row of a packed panel.
+    pub(crate) panel_vectors: usize,
+    /// `Vector::ROWS`.
+    pub(crate) rows: [usize; 5],
+    pub(crate) tile: unsafe fn(&Tile),
+    pub(crate) finish: unsafe fn(Activation, *mut f32, usize, usize, usize, *const f32, usize),
+    pub(crate) geglu: unsafe fn(*const f32, *const f32, usize, usize, usize, *mut f32, usize),
+    pub(crate) activate: unsafe fn(Activation, *mut f32, usize),
+    pub(crate) add: unsafe fn(*const f32, *mut f32, usize),
+    pub(crate) widen_f16: unsafe fn(*const u16, *mut f32, usize),
+    pub(crate) widen_bf16: unsafe fn(*const u16, *mut f32, usize),
+    pub(crate) softmax_block: unsafe fn(&rows::SoftmaxBlock),
+    pub(crate) softmax_row: unsafe fn(*mut f32, usize),
+    pub(crate) scale: unsafe fn(*const f32, f32, *mut f32, usize),
+    pub(crate) layer_norm: unsafe fn(*const f32, usize, *const f32, *const f32, f32, *mut f32),
+    pub(crate) channel_sums: unsafe fn(*const f32, usize, usize, *mut f32, *mut f32),
+    pub(crate) affine:
+        unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
+}
+
+pub(crate) use rows::SoftmaxBlock;
+
+impl Kernels {
+    /// Floats in a row of a packed panel.
+    pub(crate) fn panel(&self) -> usize {
+        self.panel_vectors * self.lanes
+    }
+}
+
+/// Instantiates every algorithm for one vector type; the attributes carry the target features.
+macro_rules! instantiate {
+    ($(#[$features:meta])* $vector:ty) => {
+        use $crate::Activation;
+        use $crate::simd::{Kernels, SoftmaxBlock, Tile, Vector, math, rows, tile};
+
+        $crate::simd::instantiate!(@functions [$(#[$features])*] $vector;
+            fn tile(t: &Tile) = tile::tile;
+            fn finish(act: Activation, c: *mut f32, ldc: usize, m: usize, n: usize, residual: *const f32, ld: usize) = rows::finish;
+            fn geglu(a: *const f32, gate: *const f32, ld: usize, m: usize, n: usize, y: *mut f32, ldy: usize) = rows::geglu;
+            fn activate(act: Activation, x: *mut f32, len: usize) = math::activate;
+            fn add(x: *const f32, y: *mut f32, len: usize) = rows::add;
+            fn widen_f16(x: *const u16, y: *mut f32, len: usize) = rows::widen_f16;
+            fn widen_bf16(x: *const u16, y: *mut f32, len: usize) = rows::widen_bf16;
+            fn softmax_block(b: &SoftmaxBlock) = rows::softmax_block;
+            fn softmax_row(x: *mut f32, len: usize) = rows::softmax_row;
+            fn scale(x: *const f32, factor: f32, y: *mut f32, len: usize) = rows::scale;
+            fn layer_norm(x: *const f32, c: usize, weight: *const f32, bias: *const f32, eps: f32, y: *mut f32) = rows::layer_norm;
+            fn channel_sums(x: *const f32, m: usize, c: usize, sums: *mut f32, squares: *mut f32) = rows::channel_sums;
+            fn affine(x: *const f32, m: usize, c: usize, a: *const f32, b: *const f32, act: Activation, y: *mut f32) = rows::affine;
+        );
+    };
+    (@functions $features:tt $vector:ty; $(fn $name:ident($($arg:ident: $type:ty),*) = $module:ident::$function:ident;)*) => {
+        $($crate::simd::instantiate!(@function $features $vector; fn $name($($arg: $type),*) = $module::$function);)*
+
+        pub(crate) static KERNELS: Kernels = Kernels {
+            lanes: <$vector>::LANES,
+            panel_vectors: <$vector>::PANEL,
+            rows: <$vector>::ROWS,
+            $($name,)*
+        };
+    };
+    (@function [$(#[$features:meta])*] $vector:ty; fn $name:ident($($arg:ident: $type:ty),*) = $module:ident::$function:ident) => {
+        $(#[$features])*
+        unsafe fn $name($($arg: $type),*) {
+            // SAFETY: what the caller promises is what the function asks for.
+            unsafe { $module::$function::<$vector>($($arg),*) }
+        }
+    };
+}
+pub(crate) use instantiate;

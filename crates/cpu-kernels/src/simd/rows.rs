@@ -1,0 +1,444 @@
+//! Passes over rows: softmax, norms, and what is done to a tile of a product while it is still in the cache.
+use super::{Vector, math};
+use crate::Activation;
+
+/// Calls `$full` at each whole register of `0..$len` and `$partial` with what is left.
+macro_rules! sweep {
+    ($vector:ty, $len:expr, |$at:ident| $full:expr, |$rest:ident| $partial:expr) => {{
+        let len = $len;
+        let mut $at = 0;
+        while $at + <$vector>::LANES <= len {
+            $full;
+            $at += <$vector>::LANES;
+        }
+        if $at < len {
+            let $rest = len - $at;
+            $partial;
+        }
+    }};
+}
+
+/// Applies `act` to `rows x cols` of `c`, then adds the residual (null for none).
+///
+/// # Safety
+/// As [`Vector`]; pointers are good for `rows` rows of `cols` floats at their strides.
+#[inline(always)]
+pub(super) unsafe fn finish<V: Vector>(
+    act: Activation,
+    c: *mut f32,
+    ldc: usize,
+    rows: usize,
+    cols: usize,
+    residual: *const f32,
+    ld_residual: usize,
+) {
+    for i in 0..rows {
+        // SAFETY: the caller's promise; the residual is read only where there is one.
+        unsafe {
+            let c = c.add(i * ldc);
+            let r = residual.wrapping_add(i * ld_residual);
+            sweep!(
+                V,
+                cols,
+                |j| {
+                    let mut x = math::act(act, V::load(c.add(j)));
+                    if !residual.is_null() {
+                        x = x.add(V::load(r.add(j)));
+                    }
+                    x.store(c.add(j));
+                },
+                |rest| {
+                    let mut x = math::act(act, V::load_partial(c.add(j), rest));
+                    if !residual.is_null() {
+                        x = x.add(V::load_partial(r.add(j), rest));
+                    }
+                    x.store_partial(c.add(j), rest);
+                }
+            );
+        }
+    }
+}
+
+/// `y = a * gelu(gate)` for `rows x cols`.
+///
+/// # Safety
+/// As [`finish`].
+#[inline(always)]
+pub(super) unsafe fn geglu<V: Vector>(
+    a: *const f32,
+    gate: *const f32,
+    ld: usize,
+    rows: usize,
+    cols: usize,
+    y: *mut f32,
+    ldy: usize,
+) {
+    for i in 0..rows {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, gate, y) = (a.add(i * ld), gate.add(i * ld), y.add(i * ldy));
+            sweep!(
+                V,
+                cols,
+                |j| V::load(a.add(j))
+                    .mul(math::gelu(V::load(gate.add(j))))
+                    .store(y.add(j)),
+                |rest| {
+                    let product = V::load_partial(a.add(j), rest)
+                        .mul(math::gelu(V::load_partial(gate.add(j), rest)));
+                    product.store_partial(y.add(j), rest);
+                }
+            );
+        }
+    }
+}
+
+/// `y += x`.
+///
+/// # Safety
+/// As [`Vector`]; both are good for `len` floats.
+#[inline(always)]
+pub(super) unsafe fn add<V: Vector>(x: *const f32, y: *mut f32, len: usize) {
+    // SAFETY: every access lies below `len`.
+    unsafe {
+        sweep!(
+            V,
+            len,
+            |j| V::load(y.add(j)).add(V::load(x.add(j))).store(y.add(j)),
+            |rest| {
+                V::load_partial(y.add(j), rest)
+                    .add(V::load_partial(x.add(j), rest))
+                    .store_partial(y.add(j), rest);
+            }
+        );
+    }
+}
+
+/// `y = factor * x`.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub(super) unsafe fn scale<V: Vector>(x: *const f32, factor: f32, y: *mut f32, len: usize) {
+    // SAFETY: every access lies below `len`.
+    unsafe {
+        let f = V::splat(factor);
+        sweep!(
+            V,
+            len,
+            |j| V::load(x.add(j)).mul(f).store(y.add(j)),
+            |rest| {
+                V::load_partial(x.add(j), rest)
+                    .mul(f)
+                    .store_partial(y.add(j), rest);
+            }
+        );
+    }
+}
+
+/// # Safety
+/// As [`add`], in elements.
+#[inline(always)]
+pub(super) unsafe fn widen_f16<V: Vector>(x: *const u16, y: *mut f32, len: usize) {
+    // SAFETY: every access lies below `len`.
+    unsafe {
+        sweep!(V, len, |j| V::load_f16(x.add(j)).store(y.add(j)), |rest| {
+            for i in j..j + rest {
+                y.add(i)
+                    .write(half::f16::from_bits(x.add(i).read()).to_f32());
+            }
+        });
+    }
+}
+
+/// # Safety
+/// As [`add`], in elements.
+#[inline(always)]
+pub(super) unsafe fn widen_bf16<V: Vector>(x: *const u16, y: *mut f32, len: usize) {
+    // SAFETY: every access lies below `len`.
+    unsafe {
+        sweep!(V, len, |j| V::load_bf16(x.add(j)).store(y.add(j)), |rest| {
+            for i in j..j + rest {
+                y.add(i)
+                    .write(f32::from_bits(u32::from(x.add(i).read()) << 16));
+            }
+        });
+    }
+}
+
+/// One block of keys in the online softmax of flash attention (Milakov and Gimelshein, arXiv:1805.02867), to the base 2.
+pub(crate) struct SoftmaxBlock {
+    /// Scores of `rows x cols`, replaced by `2^(score - largest so far)`.
+    pub(crate) scores: *mut f32,
+    pub(crate) ld: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// The largest score of each row so far.
+    pub(crate) largest: *mut f32,
+    /// The sum of each row's powers so far.
+    pub(crate) sums: *mut f32,
+    /// Each row's weighted sum of values so far, rescaled where a larger score appears.
+    pub(crate) out: *mut f32,
+    pub(crate) ld_out: usize,
+    pub(crate) out_cols: usize,
+}
+
+/// # Safety
+/// As [`Vector`]; `cols` is not 0 and the pointers are good for the shapes that [`SoftmaxBlock`] gives.
+#[inline(always)]
+pub(super) unsafe fn softmax_block<V: Vector>(b: &SoftmaxBlock) {
+    for i in 0..b.rows {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let row = b.scores.add(i * b.ld);
+            let before = b.largest.add(i).read();
+            let largest = largest::<V>(row, b.cols).max(before);
+            let sum = powers::<V>(row, b.cols, largest);
+            let sums = b.sums.add(i);
+            if largest > before {
+                let shrink = (before - largest).exp2();
+                sums.write(sums.read() * shrink + sum);
+                let out = b.out.add(i * b.ld_out);
+                scale::<V>(out, shrink, out, b.out_cols);
+            } else {
+                sums.write(sums.read() + sum);
+            }
+            b.largest.add(i).write(largest);
+        }
+    }
+}
+
+/// Softmax of one row in place.
+///
+/// # Safety
+/// As [`add`]; `len` is not 0.
+#[inline(always)]
+pub(super) unsafe fn softmax_row<V: Vector>(x: *mut f32, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        scale::<V>(x, std::f32::consts::LOG2_E, x, len);
+        let largest = largest::<V>(x, len);
+        let sum = powers::<V>(x, len, largest);
+        scale::<V>(x, 1.0 / sum, x, len);
+    }
+}
+
+/// # Safety
+/// As [`add`]; `len` is not 0.
+#[inline(always)]
+unsafe fn largest<V: Vector>(x: *const f32, len: usize) -> f32 {
+    // SAFETY: every access lies below `len`; the last register overlaps the one before.
+    unsafe {
+        if len < V::LANES {
+            return (0..len)
+                .map(|j| x.add(j).read())
+                .fold(f32::NEG_INFINITY, f32::max);
+        }
+        let mut m = V::load(x.add(len - V::LANES));
+        let mut j = 0;
+        while j + V::LANES <= len {
+            m = m.max(V::load(x.add(j)));
+            j += V::LANES;
+        }
+        m.largest()
+    }
+}
+
+/// `x = 2^(x - largest)`, and their sum.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+unsafe fn powers<V: Vector>(x: *mut f32, len: usize, largest: f32) -> f32 {
+    // SAFETY: every access lies below `len`.
+    unsafe {
+        let m = V::splat(largest);
+        let mut sum = V::splat(0.0);
+        let mut tail = 0.0;
+        sweep!(
+            V,
+            len,
+            |j| {
+                let p = math::exp2(V::load(x.add(j)).sub(m));
+                p.store(x.add(j));
+                sum = sum.add(p);
+            },
+            |rest| {
+                math::exp2(V::load_partial(x.add(j), rest).sub(m)).store_partial(x.add(j), rest);
+                tail = (j..j + rest).map(|i| x.add(i).read()).sum();
+            }
+        );
+        sum.sum() + tail
+    }
+}
+
+/// LayerNorm of one row.
+///
+/// # Safety
+/// As [`add`] with `c` floats each; `c` is not 0.
+#[inline(always)]
+pub(super) unsafe fn layer_norm<V: Vector>(
+    x: *const f32,
+    c: usize,
+    weight: *const f32,
+    bias: *const f32,
+    eps: f32,
+    y: *mut f32,
+) {
+    // SAFETY: every access lies below `c`.
+    unsafe {
+        let mut sum = V::splat(0.0);
+        let mut tail = 0.0;
+        sweep!(V, c, |j| sum = sum.add(V::load(x.add(j))), |rest| {
+            tail = V::load_partial(x.add(j), rest).sum();
+        });
+        let mean = (sum.sum() + tail) / c as f32;
+        // The second pass over a row in the first cache costs little, and nothing cancels.
+        let m = V::splat(mean);
+        let mut squares = V::splat(0.0);
+        let mut tail = 0.0;
+        sweep!(
+            V,
+            c,
+            |j| {
+                let d = V::load(x.add(j)).sub(m);
+                squares = d.mul_add(d, squares);
+            },
+            |rest| tail = (j..j + rest)
+                .map(|i| (x.add(i).read() - mean).powi(2))
+                .sum()
+        );
+        let scale = 1.0 / ((squares.sum() + tail) / c as f32 + eps).sqrt();
+        let s = V::splat(scale);
+        sweep!(
+            V,
+            c,
+            |j| {
+                let v = V::load(x.add(j)).sub(m).mul(s);
+                v.mul_add(V::load(weight.add(j)), V::load(bias.add(j)))
+                    .store(y.add(j));
+            },
+            |rest| {
+                let v = V::load_partial(x.add(j), rest).sub(m).mul(s);
+                let v = v.mul_add(
+                    V::load_partial(weight.add(j), rest),
+                    V::load_partial(bias.add(j), rest),
+                );
+                v.store_partial(y.add(j), rest);
+            }
+        );
+    }
+}
+
+/// For each channel, over `rows` rows of `c`: the sums of `x - x0` and of its square, `x0` being the first row. Shifted like
+/// this, a large mean costs no digits of the variance.
+///
+/// # Safety
+/// As [`Vector`]; `rows` is not 0, `x` is good for `rows * c` floats, the others for `c`.
+#[inline(always)]
+pub(super) unsafe fn channel_sums<V: Vector>(
+    x: *const f32,
+    rows: usize,
+    c: usize,
+    sums: *mut f32,
+    squares: *mut f32,
+) {
+    // SAFETY: offsets stay below `rows * c`.
+    unsafe {
+        // Four registers of channels at a time: a whole cache line or more of each row.
+        let mut j = 0;
+        while j + 4 * V::LANES <= c {
+            let mut first = [V::splat(0.0); 4];
+            for v in 0..4 {
+                first[v] = V::load(x.add(j + v * V::LANES));
+            }
+            let mut s = [V::splat(0.0); 4];
+            let mut q = [V::splat(0.0); 4];
+            for i in 0..rows {
+                let row = x.add(i * c + j);
+                for v in 0..4 {
+                    let d = V::load(row.add(v * V::LANES)).sub(first[v]);
+                    s[v] = s[v].add(d);
+                    q[v] = d.mul_add(d, q[v]);
+                }
+            }
+            for v in 0..4 {
+                s[v].store(sums.add(j + v * V::LANES));
+                q[v].store(squares.add(j + v * V::LANES));
+            }
+            j += 4 * V::LANES;
+        }
+        while j < c {
+            let count = V::LANES.min(c - j);
+            let whole = count == V::LANES;
+            let first = load_up_to::<V>(x.add(j), count);
+            let (mut s, mut q) = (V::splat(0.0), V::splat(0.0));
+            for i in 0..rows {
+                let d = load_up_to::<V>(x.add(i * c + j), count).sub(first);
+                s = s.add(d);
+                q = d.mul_add(d, q);
+            }
+            if whole {
+                s.store(sums.add(j));
+                q.store(squares.add(j));
+            } else {
+                s.store_partial(sums.add(j), count);
+                q.store_partial(squares.add(j), count);
+            }
+            j += count;
+        }
+    }
+}
+
+/// # Safety
+/// As [`Vector`]; `from` is good for `count` floats, at most LANES.
+#[inline(always)]
+unsafe fn load_up_to<V: Vector>(from: *const f32, count: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if count == V::LANES {
+            V::load(from)
+        } else {
+            V::load_partial(from, count)
+        }
+    }
+}
+
+/// `y = act(a * x + b)` for `rows` rows of `c`, `a` and `b` by channel.
+///
+/// # Safety
+/// As [`channel_sums`].
+#[inline(always)]
+pub(super) unsafe fn affine<V: Vector>(
+    x: *const f32,
+    rows: usize,
+    c: usize,
+    a: *const f32,
+    b: *const f32,
+    act: Activation,
+    y: *mut f32,
+) {
+    for i in 0..rows {
+        // SAFETY: offsets stay below `rows * c`.
+        unsafe {
+            let (x, y) = (x.add(i * c), y.add(i * c));
+            sweep!(
+                V,
+                c,
+                |j| math::act(
+                    act,
+                    V::load(x.add(j)).mul_add(V::load(a.add(j)), V::load(b.add(j)))
+                )
+                .store(y.add(j)),
+                |rest| {
+                    let v = V::load_partial(x.add(j), rest);
+                    let v = v.mul_add(
+                        V::load_partial(a.add(j), rest),
+                        V::load_partial(b.add(j), rest),
+                    );
+                    math::act(act, v).store_partial(y.add(j), rest);
+                }
+            );
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The fallback in plain Rust, and the twin that the others are tested against at the same width of thought.
+
+const LANES: usize = 4;
+
+#[derive(Clone, Copy)]
+pub(super) struct Lanes([f32; LANES]);
+
+impl Lanes {
+    #[inline(always)]
+    fn map(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut out = self.0;
+        for i in 0..LANES {
+            out[i] = f(self.0[i], other.0[i]);
+        }
+        Self(out)
+    }
+}
+
+impl Vector for Lanes {
+    const LANES: usize = LANES;
+    const PANEL: usize = 2;
+    const ROWS: [usize; 5] = [0, 8, 4, 3, 2];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self([x; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises LANES readable floats.
+        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises room for LANES floats.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: the caller promises LANES readable halves.
+        Self(
+            unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
+                .map(|bits| half::f16::from_bits(bits).to_f32()),
+        )
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: the caller promises LANES readable halves.
+        Self(
+            unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
+                .map(|bits| f32::from_bits(u32::from(bits) << 16)),
+        )
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.map(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.map(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.map(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        self.map(other, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // Two roundings: without the instruction, a fused one is a slow library call.
+        self.map(factor, |a, b| a * b).map(addend, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.map(other, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        self.map(other, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        // Adding and taking away 1.5 * 2^23 leaves no fraction; enough for the |x| < 2^22 that exponents are.
+        const MAGIC: f32 = 12_582_912.0;
+        Self(self.0.map(|x| (x + MAGIC) - MAGIC))
+    }
+    #[inline(always)]
+    unsafe fn scale(self, exponent: Self) -> Self {
+        self.map(exponent, |x, n| {
+            x * f32::from_bits(((n as i32 + 127) as u32) << 23)
+        })
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        (self.0[0] + self.0[2]) + (self.0[1] + self.0[3])
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+super::instantiate!(Lanes);

@@ -1,0 +1,51 @@
+use half::{bf16, f16};
+
+/// Weights as they stand in a checkpoint, row-major.
+#[derive(Clone, Copy, Debug)]
+pub enum Weight<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// IEEE half precision.
+    F16(&'a [f16]),
+    /// The upper half of a 32-bit float.
+    Bf16(&'a [bf16]),
+}
+
+impl Weight<'_> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Weight::F32(w) => w.len(),
+            Weight::F16(w) => w.len(),
+            Weight::Bf16(w) => w.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One element, widened.
+    pub(crate) fn at(&self, index: usize) -> f32 {
+        match self {
+            Weight::F32(w) => w[index],
+            Weight::F16(w) => w[index].to_f32(),
+            Weight::Bf16(w) => w[index].to_f32(),
+        }
+    }
+}
+
+/// What is applied to each element of a result before a residual is added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// The element itself.
+    #[default]
+    None,
+    /// `x * sigmoid(x)`, also called swish.
+    Silu,
+    /// `x * Phi(x)` with the exact normal distribution function, as torch's `gelu` without approximation.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`, the form that the first CLIP models use.
+    QuickGelu,
+}
