@@ -32,11 +32,7 @@ impl<'a> Rows<'a> {
     }
 
     fn check(&self, name: &str, rows: usize, width: usize) {
-        assert!(
-            self.stride >= width,
-            "{name} rows of {width} at a stride of {}",
-            self.stride
-        );
+        assert!(self.stride >= width, "{name} rows of {width} at a stride of {}", self.stride);
         assert!(
             rows == 0 || self.data.len() >= (rows - 1) * self.stride + width,
             "{name} of {rows} rows at a stride of {} has {} floats",
@@ -66,12 +62,7 @@ pub fn attention(
     out: &mut [f32],
 ) {
     let width = heads * head_dim;
-    assert_eq!(
-        out.len(),
-        batch * q_len * width,
-        "an output of {batch} x {q_len} x {width} has {} floats",
-        out.len()
-    );
+    assert_eq!(out.len(), batch * q_len * width, "an output of {batch} x {q_len} x {width} has {} floats", out.len());
     if out.is_empty() {
         return;
     }
@@ -83,45 +74,31 @@ pub fn attention(
     k.check("key", batch * kv_len, width);
     v.check("value", batch * kv_len, width);
     let kernels = isa::kernels();
-    let shape = Shape {
-        kernels,
-        q_len,
-        kv_len,
-        head_dim,
-        causal,
-    };
+    let shape = Shape { kernels, q_len, kv_len, head_dim, causal };
     // Powers of two instead of e: the change of base goes into the scale.
     let scale = scale * std::f32::consts::LOG2_E;
 
     let mut packed = scratch(batch * heads * shape.packed_len());
-    packed
-        .par_chunks_mut(shape.packed_len())
-        .enumerate()
-        .for_each(|(i, packed)| {
-            shape.pack(k, v, i / heads, i % heads, packed);
-        });
+    packed.par_chunks_mut(shape.packed_len()).enumerate().for_each(|(i, packed)| {
+        shape.pack(k, v, i / heads, i % heads, packed);
+    });
     let blocks = Blocks::new(q_len, QUERY_BLOCK);
     let y = Shared::new(out);
-    (0..batch * heads * blocks.count)
-        .into_par_iter()
-        .for_each(|task| {
-            let (pair, block) = (task / blocks.count, blocks.range(task % blocks.count));
-            let packed = &packed[pair * shape.packed_len()..][..shape.packed_len()];
-            let (batch, head) = (pair / heads, pair % heads);
-            let mut work = scratch(shape.work_len(block.len()));
-            let out = shape.query_block(q, batch, head, block.clone(), scale, packed, &mut work);
-            let ld = shape.value_width();
-            for (i, row) in block.enumerate() {
-                // SAFETY: each task writes the columns of its head in rows of its own.
-                let to = unsafe {
-                    std::slice::from_raw_parts_mut(
-                        y.get().add((batch * q_len + row) * width + head * head_dim),
-                        head_dim,
-                    )
-                };
-                to.copy_from_slice(&out[i * ld..][..head_dim]);
-            }
-        });
+    (0..batch * heads * blocks.count).into_par_iter().for_each(|task| {
+        let (pair, block) = (task / blocks.count, blocks.range(task % blocks.count));
+        let packed = &packed[pair * shape.packed_len()..][..shape.packed_len()];
+        let (batch, head) = (pair / heads, pair % heads);
+        let mut work = scratch(shape.work_len(block.len()));
+        let out = shape.query_block(q, batch, head, block.clone(), scale, packed, &mut work);
+        let ld = shape.value_width();
+        for (i, row) in block.enumerate() {
+            // SAFETY: each task writes the columns of its head in rows of its own.
+            let to = unsafe {
+                std::slice::from_raw_parts_mut(y.get().add((batch * q_len + row) * width + head * head_dim), head_dim)
+            };
+            to.copy_from_slice(&out[i * ld..][..head_dim]);
+        }
+    });
 }
 
 #[derive(Clone, Copy)]
@@ -145,19 +122,14 @@ impl Shape {
 
     fn packed_len(&self) -> usize {
         // Whole cache lines, so that every head's part starts on one.
-        (self.keys_len().next_multiple_of(16) + self.kv_len * self.value_width())
-            .next_multiple_of(16)
+        (self.keys_len().next_multiple_of(16) + self.kv_len * self.value_width()).next_multiple_of(16)
     }
 
     /// Keys into panels of `head_dim x panel`, values into rows of whole registers.
     fn pack(&self, k: Rows<'_>, v: Rows<'_>, batch: usize, head: usize, packed: &mut [f32]) {
         let (panel, d, offset) = (self.kernels.panel(), self.head_dim, head * self.head_dim);
         let (keys, values) = packed.split_at_mut(self.keys_len().next_multiple_of(16));
-        for (p, block) in keys
-            .chunks_exact_mut((d * panel).max(1))
-            .enumerate()
-            .take(self.kv_len.div_ceil(panel))
-        {
+        for (p, block) in keys.chunks_exact_mut((d * panel).max(1)).enumerate().take(self.kv_len.div_ceil(panel)) {
             let rows = panel.min(self.kv_len - p * panel);
             if rows < panel {
                 block.fill(0.0);
@@ -170,11 +142,7 @@ impl Shape {
             }
         }
         let ld = self.value_width();
-        for (r, to) in values
-            .chunks_exact_mut(ld.max(1))
-            .enumerate()
-            .take(self.kv_len)
-        {
+        for (r, to) in values.chunks_exact_mut(ld.max(1)).enumerate().take(self.kv_len) {
             to[..d].copy_from_slice(v.row(batch * self.kv_len + r, offset, d));
             to[d..].fill(0.0);
         }
@@ -196,12 +164,7 @@ impl Shape {
         work: &'w mut [f32],
     ) -> &'w [f32] {
         let (kernels, d, m) = (self.kernels, self.head_dim, block.len());
-        let (panel, ldq, ldv, lds) = (
-            kernels.panel(),
-            padded(d),
-            self.value_width(),
-            padded(KEY_BLOCK),
-        );
+        let (panel, ldq, ldv, lds) = (kernels.panel(), padded(d), self.value_width(), padded(KEY_BLOCK));
         let (keys, values) = packed.split_at(self.keys_len().next_multiple_of(16));
         let (queries, work) = work.split_at_mut(m * ldq);
         let (scores, work) = work.split_at_mut(m * lds);
@@ -211,22 +174,13 @@ impl Shape {
             let from = q.row(batch * self.q_len + row, head * d, d);
             // SAFETY: both have d floats.
             unsafe {
-                (kernels.scale)(
-                    from.as_ptr(),
-                    scale,
-                    queries[i * ldq..][..d].as_mut_ptr(),
-                    d,
-                );
+                (kernels.scale)(from.as_ptr(), scale, queries[i * ldq..][..d].as_mut_ptr(), d);
             };
         }
         largest.fill(f32::NEG_INFINITY);
         sums.fill(0.0);
         out.fill(0.0);
-        let seen = if self.causal {
-            self.kv_len.min(block.end)
-        } else {
-            self.kv_len
-        };
+        let seen = if self.causal { self.kv_len.min(block.end) } else { self.kv_len };
         for first in (0..seen).step_by(KEY_BLOCK) {
             let count = KEY_BLOCK.min(seen - first);
             for p in 0..count.div_ceil(panel) {

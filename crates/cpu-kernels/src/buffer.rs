@@ -21,26 +21,18 @@ impl Buffer {
     /// `len` zeros. Aborts the process where memory is short, as `Vec` does.
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self {
-                start: NonNull::<Line>::dangling().cast(),
-                len,
-            };
+            return Self { start: NonNull::<Line>::dangling().cast(), len };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start.cast::<f32>()) else {
-            handle_alloc_error(layout)
-        };
+        let Some(start) = NonNull::new(start.cast::<f32>()) else { handle_alloc_error(layout) };
         Self { start, len }
     }
 
     fn layout(len: usize) -> Layout {
-        let bytes = len
-            .checked_mul(size_of::<f32>())
-            .expect("a slice's length in bytes fits usize");
-        Layout::from_size_align(bytes, ALIGN)
-            .expect("64 is a power of two and the size was asked for by a slice")
+        let bytes = len.checked_mul(size_of::<f32>()).expect("a slice's length in bytes fits usize");
+        Layout::from_size_align(bytes, ALIGN).expect("64 is a power of two and the size was asked for by a slice")
     }
 }
 
@@ -73,9 +65,7 @@ impl DerefMut for Buffer {
 
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Buffer")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
+        f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
@@ -93,9 +83,7 @@ pub(crate) struct Scratch {
 pub(crate) fn scratch(len: usize) -> Scratch {
     let pooled = POOL.with_borrow_mut(|pool| {
         // The smallest that is large enough; where none is, the largest goes, so that the pool does not grow by near misses.
-        let fit = (0..pool.len())
-            .filter(|&i| pool[i].len() >= len)
-            .min_by_key(|&i| pool[i].len());
+        let fit = (0..pool.len()).filter(|&i| pool[i].len() >= len).min_by_key(|&i| pool[i].len());
         match fit {
             Some(i) => Some(pool.swap_remove(i)),
             None => {
@@ -107,10 +95,7 @@ pub(crate) fn scratch(len: usize) -> Scratch {
         }
     });
     let buffer = pooled.unwrap_or_else(|| Buffer::zeroed(len));
-    Scratch {
-        buffer: Some(buffer),
-        len,
-    }
+    Scratch { buffer: Some(buffer), len }
 }
 
 impl Drop for Scratch {

@@ -30,12 +30,7 @@ impl Conv2d {
         padding: [usize; 4],
     ) -> Self {
         let taps = kernel.0 * kernel.1;
-        assert!(
-            taps > 0 && stride > 0,
-            "a kernel of {} x {} at stride {stride}",
-            kernel.0,
-            kernel.1
-        );
+        assert!(taps > 0 && stride > 0, "a kernel of {} x {} at stride {stride}", kernel.0, kernel.1);
         assert_eq!(
             weight.len(),
             out_channels * in_channels * taps,
@@ -46,14 +41,7 @@ impl Conv2d {
         );
         let packed = Packed::new(isa::kernels(), weight, out_channels, in_channels, taps);
         let bias = padded_bias(bias, &packed);
-        Self {
-            in_channels,
-            kernel,
-            stride,
-            padding,
-            packed,
-            bias,
-        }
+        Self { in_channels, kernel, stride, padding, packed, bias }
     }
 
     /// Number of input channels.
@@ -75,16 +63,9 @@ impl Conv2d {
     pub fn output_size(&self, h: usize, w: usize) -> (usize, usize) {
         let [top, left, bottom, right] = self.padding;
         let along = |len: usize, kernel: usize| {
-            if len < kernel {
-                0
-            } else {
-                (len - kernel) / self.stride + 1
-            }
+            if len < kernel { 0 } else { (len - kernel) / self.stride + 1 }
         };
-        (
-            along(h + top + bottom, self.kernel.0),
-            along(w + left + right, self.kernel.1),
-        )
+        (along(h + top + bottom, self.kernel.0), along(w + left + right, self.kernel.1))
     }
 
     /// `y = act(conv(x) + bias + channel_bias) + residual` for `n` maps of `h x w`. `channel_bias` is `(n, out_channels)`, one
@@ -104,12 +85,7 @@ impl Conv2d {
         y: &mut [f32],
     ) {
         let c = self.in_channels;
-        assert_eq!(
-            x.len(),
-            n * h * w * c,
-            "an input of {n} x {h} x {w} x {c} has {} floats",
-            x.len()
-        );
+        assert_eq!(x.len(), n * h * w * c, "an input of {n} x {h} x {w} x {c} has {} floats", x.len());
         let (out_h, out_w) = self.output_size(h, w);
         let mut biases;
         let bias = match channel_bias {
@@ -134,34 +110,12 @@ impl Conv2d {
                 &*biases
             }
         };
-        let out = Output {
-            bias,
-            act,
-            residual,
-        };
+        let out = Output { bias, act, residual };
         if self.kernel == (1, 1) && self.stride == 1 && self.padding == [0; 4] {
-            gemm(
-                &Strided { data: x, stride: c },
-                &self.packed,
-                n,
-                h * w,
-                &out,
-                y,
-            );
+            gemm(&Strided { data: x, stride: c }, &self.packed, n, h * w, &out, y);
         } else {
             let [top, left, ..] = self.padding;
-            let source = Patches {
-                x,
-                h,
-                w,
-                c,
-                kernel: self.kernel,
-                stride: self.stride,
-                top,
-                left,
-                out_h,
-                out_w,
-            };
+            let source = Patches { x, h, w, c, kernel: self.kernel, stride: self.stride, top, left, out_h, out_w };
             gemm(&source, &self.packed, n, out_h * out_w, &out, y);
         }
     }
@@ -170,11 +124,7 @@ impl Conv2d {
 impl std::fmt::Debug for Conv2d {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (kh, kw) = self.kernel;
-        write!(
-            f,
-            "Conv2d({} -> {}, {kh} x {kw}, stride {})",
-            self.in_channels, self.packed.n, self.stride
-        )
+        write!(f, "Conv2d({} -> {}, {kh} x {kw}, stride {})", self.in_channels, self.packed.n, self.stride)
     }
 }
 
@@ -199,23 +149,13 @@ unsafe impl RowSource for Patches<'_> {
         rows * padded(kc)
     }
 
-    unsafe fn block(
-        &self,
-        row: usize,
-        rows: usize,
-        k0: usize,
-        kc: usize,
-        scratch: *mut f32,
-    ) -> (*const f32, usize) {
+    unsafe fn block(&self, row: usize, rows: usize, k0: usize, kc: usize, scratch: *mut f32) -> (*const f32, usize) {
         let ld = padded(kc);
         for i in 0..rows {
             // SAFETY: the caller gave room for `rows` lines of `ld`.
             let line = unsafe { std::slice::from_raw_parts_mut(scratch.add(i * ld), kc) };
             let pixel = row + i;
-            let (image, pixel) = (
-                pixel / (self.out_h * self.out_w),
-                pixel % (self.out_h * self.out_w),
-            );
+            let (image, pixel) = (pixel / (self.out_h * self.out_w), pixel % (self.out_h * self.out_w));
             let (oy, ox) = (pixel / self.out_w, pixel % self.out_w);
             let mut at = 0;
             while at < kc {
@@ -223,14 +163,8 @@ unsafe impl RowSource for Patches<'_> {
                 let len = (self.c - channel).min(kc - at);
                 let part = &mut line[at..at + len];
                 // Coordinates in the padded map; those in the padding give zeros.
-                let (py, px) = (
-                    oy * self.stride + tap / self.kernel.1,
-                    ox * self.stride + tap % self.kernel.1,
-                );
-                let inside = py >= self.top
-                    && py < self.top + self.h
-                    && px >= self.left
-                    && px < self.left + self.w;
+                let (py, px) = (oy * self.stride + tap / self.kernel.1, ox * self.stride + tap % self.kernel.1);
+                let inside = py >= self.top && py < self.top + self.h && px >= self.left && px < self.left + self.w;
                 if inside {
                     let (iy, ix) = (py - self.top, px - self.left);
                     let from = ((image * self.h + iy) * self.w + ix) * self.c + channel;

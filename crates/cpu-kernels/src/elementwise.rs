@@ -23,12 +23,10 @@ pub fn activate(act: Activation, x: &mut [f32]) {
 pub fn add(x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "adding {} floats to {}", x.len(), y.len());
     let kernels = isa::kernels();
-    x.par_chunks(PASS)
-        .zip(y.par_chunks_mut(PASS))
-        .for_each(|(x, y)| {
-            // SAFETY: both slices have this length.
-            unsafe { (kernels.add)(x.as_ptr(), y.as_mut_ptr(), y.len()) };
-        });
+    x.par_chunks(PASS).zip(y.par_chunks_mut(PASS)).for_each(|(x, y)| {
+        // SAFETY: both slices have this length.
+        unsafe { (kernels.add)(x.as_ptr(), y.as_mut_ptr(), y.len()) };
+    });
 }
 
 /// Softmax of each row of `c`, in place.
@@ -39,11 +37,7 @@ pub fn softmax(x: &mut [f32], c: usize) {
     if x.is_empty() {
         return;
     }
-    assert!(
-        c > 0 && x.len().is_multiple_of(c),
-        "{} floats in rows of {c}",
-        x.len()
-    );
+    assert!(c > 0 && x.len().is_multiple_of(c), "{} floats in rows of {c}", x.len());
     let kernels = isa::kernels();
     x.par_chunks_mut((PASS / c).max(1) * c).for_each(|rows| {
         for row in rows.chunks_exact_mut(c) {
@@ -58,30 +52,18 @@ pub fn softmax(x: &mut [f32], c: usize) {
 /// # Panics
 /// Where the lengths differ.
 pub fn widen(weight: Weight<'_>, y: &mut [f32]) {
-    assert_eq!(
-        weight.len(),
-        y.len(),
-        "widening {} elements into {}",
-        weight.len(),
-        y.len()
-    );
+    assert_eq!(weight.len(), y.len(), "widening {} elements into {}", weight.len(), y.len());
     let kernels = isa::kernels();
     match weight {
         Weight::F32(w) => y.copy_from_slice(w),
-        Weight::F16(w) => w
-            .par_chunks(PASS)
-            .zip(y.par_chunks_mut(PASS))
-            .for_each(|(w, y)| {
-                // SAFETY: both have this length, and f16 is laid out as u16.
-                unsafe { (kernels.widen_f16)(w.as_ptr().cast(), y.as_mut_ptr(), y.len()) };
-            }),
-        Weight::Bf16(w) => w
-            .par_chunks(PASS)
-            .zip(y.par_chunks_mut(PASS))
-            .for_each(|(w, y)| {
-                // SAFETY: both have this length, and bf16 is laid out as u16.
-                unsafe { (kernels.widen_bf16)(w.as_ptr().cast(), y.as_mut_ptr(), y.len()) };
-            }),
+        Weight::F16(w) => w.par_chunks(PASS).zip(y.par_chunks_mut(PASS)).for_each(|(w, y)| {
+            // SAFETY: both have this length, and f16 is laid out as u16.
+            unsafe { (kernels.widen_f16)(w.as_ptr().cast(), y.as_mut_ptr(), y.len()) };
+        }),
+        Weight::Bf16(w) => w.par_chunks(PASS).zip(y.par_chunks_mut(PASS)).for_each(|(w, y)| {
+            // SAFETY: both have this length, and bf16 is laid out as u16.
+            unsafe { (kernels.widen_bf16)(w.as_ptr().cast(), y.as_mut_ptr(), y.len()) };
+        }),
     }
 }
 
@@ -91,36 +73,24 @@ pub fn widen(weight: Weight<'_>, y: &mut [f32]) {
 /// Where lengths do not fit.
 pub fn concat_channels(parts: &[(&[f32], usize)], rows: usize, y: &mut [f32]) {
     let width: usize = parts.iter().map(|(_, c)| c).sum();
-    assert_eq!(
-        y.len(),
-        rows * width,
-        "an output of {rows} x {width} has {} floats",
-        y.len()
-    );
+    assert_eq!(y.len(), rows * width, "an output of {rows} x {width} has {} floats", y.len());
     for (data, c) in parts {
-        assert_eq!(
-            data.len(),
-            rows * c,
-            "a part of {rows} x {c} has {} floats",
-            data.len()
-        );
+        assert_eq!(data.len(), rows * c, "a part of {rows} x {c} has {} floats", data.len());
     }
     if y.is_empty() {
         return;
     }
     let rows_in_pass = (PASS / width).max(1);
-    y.par_chunks_mut(rows_in_pass * width)
-        .enumerate()
-        .for_each(|(chunk, y)| {
-            for (i, y) in y.chunks_exact_mut(width).enumerate() {
-                let row = chunk * rows_in_pass + i;
-                let mut at = 0;
-                for (data, c) in parts {
-                    y[at..at + c].copy_from_slice(&data[row * c..(row + 1) * c]);
-                    at += c;
-                }
+    y.par_chunks_mut(rows_in_pass * width).enumerate().for_each(|(chunk, y)| {
+        for (i, y) in y.chunks_exact_mut(width).enumerate() {
+            let row = chunk * rows_in_pass + i;
+            let mut at = 0;
+            for (data, c) in parts {
+                y[at..at + c].copy_from_slice(&data[row * c..(row + 1) * c]);
+                at += c;
             }
-        });
+        }
+    });
 }
 
 /// Resizes channels-last maps by taking the nearest pixel, as torch's `interpolate(mode="nearest")`: source index
@@ -128,44 +98,21 @@ pub fn concat_channels(parts: &[(&[f32], usize)], rows: usize, y: &mut [f32]) {
 ///
 /// # Panics
 /// Where lengths do not fit.
-pub fn upsample_nearest(
-    x: &[f32],
-    n: usize,
-    h: usize,
-    w: usize,
-    c: usize,
-    out_h: usize,
-    out_w: usize,
-    y: &mut [f32],
-) {
-    assert_eq!(
-        x.len(),
-        n * h * w * c,
-        "an input of {n} x {h} x {w} x {c} has {} floats",
-        x.len()
-    );
-    assert_eq!(
-        y.len(),
-        n * out_h * out_w * c,
-        "an output of {n} x {out_h} x {out_w} x {c} has {} floats",
-        y.len()
-    );
+pub fn upsample_nearest(x: &[f32], n: usize, h: usize, w: usize, c: usize, out_h: usize, out_w: usize, y: &mut [f32]) {
+    assert_eq!(x.len(), n * h * w * c, "an input of {n} x {h} x {w} x {c} has {} floats", x.len());
+    assert_eq!(y.len(), n * out_h * out_w * c, "an output of {n} x {out_h} x {out_w} x {c} has {} floats", y.len());
     if y.is_empty() {
         return;
     }
     assert!(h > 0 && w > 0, "no pixels to take from");
-    let nearest = |i: usize, len: usize, out: usize| {
-        ((i as f32 * (len as f32 / out as f32)) as usize).min(len - 1)
-    };
-    y.par_chunks_exact_mut(out_w * c)
-        .enumerate()
-        .for_each(|(row, y)| {
-            let (image, oy) = (row / out_h, row % out_h);
-            let from = &x[(image * h + nearest(oy, h, out_h)) * w * c..][..w * c];
-            for (ox, y) in y.chunks_exact_mut(c).enumerate() {
-                y.copy_from_slice(&from[nearest(ox, w, out_w) * c..][..c]);
-            }
-        });
+    let nearest = |i: usize, len: usize, out: usize| ((i as f32 * (len as f32 / out as f32)) as usize).min(len - 1);
+    y.par_chunks_exact_mut(out_w * c).enumerate().for_each(|(row, y)| {
+        let (image, oy) = (row / out_h, row % out_h);
+        let from = &x[(image * h + nearest(oy, h, out_h)) * w * c..][..w * c];
+        for (ox, y) in y.chunks_exact_mut(c).enumerate() {
+            y.copy_from_slice(&from[nearest(ox, w, out_w) * c..][..c]);
+        }
+    });
 }
 
 /// `(n, c, hw)` to `(n, hw, c)`.
@@ -187,18 +134,8 @@ pub fn nhwc_to_nchw(x: &[f32], n: usize, c: usize, hw: usize, y: &mut [f32]) {
 /// `(n, rows, cols)` to `(n, cols, rows)`, in squares that stay in the cache.
 fn transpose(x: &[f32], n: usize, rows: usize, cols: usize, y: &mut [f32]) {
     const SIDE: usize = 32;
-    assert_eq!(
-        x.len(),
-        n * rows * cols,
-        "an input of {n} x {rows} x {cols} has {} floats",
-        x.len()
-    );
-    assert_eq!(
-        y.len(),
-        x.len(),
-        "an output of {n} x {cols} x {rows} has {} floats",
-        y.len()
-    );
+    assert_eq!(x.len(), n * rows * cols, "an input of {n} x {rows} x {cols} has {} floats", x.len());
+    assert_eq!(y.len(), x.len(), "an output of {n} x {cols} x {rows} has {} floats", y.len());
     if x.is_empty() {
         return;
     }

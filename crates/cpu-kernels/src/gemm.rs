@@ -31,14 +31,7 @@ pub(crate) unsafe trait RowSource: Sync {
     ///
     /// # Safety
     /// The ranges lie within the matrix, and `scratch` has `scratch_len(rows, kc)` floats.
-    unsafe fn block(
-        &self,
-        row: usize,
-        rows: usize,
-        k0: usize,
-        kc: usize,
-        scratch: *mut f32,
-    ) -> (*const f32, usize);
+    unsafe fn block(&self, row: usize, rows: usize, k0: usize, kc: usize, scratch: *mut f32) -> (*const f32, usize);
 }
 
 /// Rows that lie in memory one behind the other.
@@ -57,21 +50,10 @@ impl Strided<'_> {
 // SAFETY: slices are indexed with their bounds checked; the last row may be shorter than the stride.
 unsafe impl RowSource for Strided<'_> {
     fn scratch_len(&self, rows: usize, kc: usize) -> usize {
-        if self.collides() {
-            rows * padded(kc)
-        } else {
-            0
-        }
+        if self.collides() { rows * padded(kc) } else { 0 }
     }
 
-    unsafe fn block(
-        &self,
-        row: usize,
-        rows: usize,
-        k0: usize,
-        kc: usize,
-        scratch: *mut f32,
-    ) -> (*const f32, usize) {
+    unsafe fn block(&self, row: usize, rows: usize, k0: usize, kc: usize, scratch: *mut f32) -> (*const f32, usize) {
         let from = &self.data[row * self.stride + k0..(row + rows - 1) * self.stride + k0 + kc];
         if !self.collides() {
             return (from.as_ptr(), self.stride);
@@ -116,39 +98,23 @@ pub(crate) fn gemm<S: RowSource>(
         return;
     }
     let padded_n = b.panels() * width;
-    assert!(
-        out.bias.len() == padded_n || out.bias.len() == groups * padded_n,
-        "a bias of {padded_n}"
-    );
+    assert!(out.bias.len() == padded_n || out.bias.len() == groups * padded_n, "a bias of {padded_n}");
     if let Some(residual) = out.residual {
         assert_eq!(residual.len(), y.len(), "a residual of {m} x {}", b.n);
     }
     // Blocks never straddle two groups where those differ in their bias.
-    let (groups, group_rows) = if out.bias.len() == padded_n {
-        (1, m)
-    } else {
-        (groups, group_rows)
-    };
+    let (groups, group_rows) = if out.bias.len() == padded_n { (1, m) } else { (groups, group_rows) };
     let rows = Blocks::new(group_rows, ROW_BLOCK);
     let blocks = groups * rows.count;
     let (row_tasks, panel_tasks) = split(blocks, b.panels(), rayon::current_num_threads());
-    let product = Product {
-        source,
-        b,
-        rows,
-        y: Shared::new(y),
-        out,
-    };
-    (0..row_tasks * panel_tasks)
-        .into_par_iter()
-        .for_each(|task| {
-            let share =
-                |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
-            let panels = share(b.panels(), panel_tasks, task % panel_tasks);
-            let blocks = share(blocks, row_tasks, task / panel_tasks);
-            // SAFETY: the ranges of different tasks are different parts of y, whose size is checked above.
-            unsafe { product.part(blocks, panels) };
-        });
+    let product = Product { source, b, rows, y: Shared::new(y), out };
+    (0..row_tasks * panel_tasks).into_par_iter().for_each(|task| {
+        let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
+        let panels = share(b.panels(), panel_tasks, task % panel_tasks);
+        let blocks = share(blocks, row_tasks, task / panel_tasks);
+        // SAFETY: the ranges of different tasks are different parts of y, whose size is checked above.
+        unsafe { product.part(blocks, panels) };
+    });
 }
 
 /// How many parts to make of the rows' blocks and of the panels. Several for each thread, so that one that is held up does not
@@ -177,10 +143,7 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub(crate) fn new(len: usize, at_most: usize) -> Self {
-        Self {
-            len,
-            count: len.div_ceil(at_most),
-        }
+        Self { len, count: len.div_ceil(at_most) }
     }
 
     pub(crate) fn range(self, i: usize) -> std::ops::Range<usize> {
@@ -207,11 +170,7 @@ impl<S: RowSource> Product<'_, S> {
         let (b, kernels, width) = (self.b, self.b.kernels, self.b.kernels.panel());
         let inputs = Blocks::new(b.k.max(1), INPUT_BLOCK);
         let kc_most = inputs.largest();
-        let mut wide = scratch(if b.is_narrow() {
-            PANEL_GROUP.min(panels.len()) * kc_most * width
-        } else {
-            0
-        });
+        let mut wide = scratch(if b.is_narrow() { PANEL_GROUP.min(panels.len()) * kc_most * width } else { 0 });
         let mut gathered = scratch(self.source.scratch_len(self.rows.largest(), kc_most));
         let padded_n = b.panels() * width;
         for first in panels.clone().step_by(PANEL_GROUP) {
@@ -226,10 +185,7 @@ impl<S: RowSource> Product<'_, S> {
                     }
                 }
                 for block in blocks.clone() {
-                    let (image, part) = (
-                        block / self.rows.count,
-                        self.rows.range(block % self.rows.count),
-                    );
+                    let (image, part) = (block / self.rows.count, self.rows.range(block % self.rows.count));
                     let bias = if self.out.bias.len() == padded_n {
                         self.out.bias
                     } else {
@@ -237,24 +193,14 @@ impl<S: RowSource> Product<'_, S> {
                     };
                     let row = image * self.rows.len + part.start;
                     // SAFETY: the block lies within the source, whose size the caller of `gemm` made sure of.
-                    let (a, lda) = unsafe {
-                        self.source
-                            .block(row, part.len(), k0, kc, gathered.as_mut_ptr())
-                    };
+                    let (a, lda) = unsafe { self.source.block(row, part.len(), k0, kc, gathered.as_mut_ptr()) };
                     for (i, p) in group.clone().enumerate() {
-                        let panel = if b.is_narrow() {
-                            wide[i * kc * width..].as_ptr()
-                        } else {
-                            b.panel(p, k0)
-                        };
+                        let panel = if b.is_narrow() { wide[i * kc * width..].as_ptr() } else { b.panel(p, k0) };
                         let cols = width.min(b.n - p * width);
                         let at = row * b.n + p * width;
                         let (first, last) = (step == 0, step + 1 == inputs.count);
                         let linear = self.out.act == Activation::None;
-                        let residual = self
-                            .out
-                            .residual
-                            .map_or(std::ptr::null(), |r| r[at..].as_ptr());
+                        let residual = self.out.residual.map_or(std::ptr::null(), |r| r[at..].as_ptr());
                         // SAFETY: part.len() rows of cols floats of y start at `at`, and are ours.
                         unsafe {
                             let c = self.y.get().add(at);
@@ -266,11 +212,7 @@ impl<S: RowSource> Product<'_, S> {
                                 lda,
                                 b: panel,
                                 ldb: width,
-                                bias: if first {
-                                    bias[p * width..].as_ptr()
-                                } else {
-                                    std::ptr::null()
-                                },
+                                bias: if first { bias[p * width..].as_ptr() } else { std::ptr::null() },
                                 addend: if !first {
                                     c
                                 } else if linear {
@@ -284,15 +226,7 @@ impl<S: RowSource> Product<'_, S> {
                             };
                             strip.multiply(kernels);
                             if last && !linear {
-                                (kernels.finish)(
-                                    self.out.act,
-                                    c,
-                                    b.n,
-                                    part.len(),
-                                    cols,
-                                    residual,
-                                    b.n,
-                                );
+                                (kernels.finish)(self.out.act, c, b.n, part.len(), cols, residual, b.n);
                             }
                         }
                     }

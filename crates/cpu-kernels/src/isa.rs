@@ -23,18 +23,13 @@ thread_local! {
 impl Isa {
     /// Every set that this machine has, best first; the last is always [`Isa::Scalar`].
     pub fn available() -> Vec<Isa> {
-        [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Scalar]
-            .into_iter()
-            .filter(|isa| isa.kernels().is_some())
-            .collect()
+        [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Scalar].into_iter().filter(|isa| isa.kernels().is_some()).collect()
     }
 
     /// The set in use on this thread: the best one, unless [`Isa::with`] says otherwise.
     pub fn current() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
-        FORCED
-            .get()
-            .unwrap_or_else(|| *BEST.get_or_init(|| Isa::available()[0]))
+        FORCED.get().unwrap_or_else(|| *BEST.get_or_init(|| Isa::available()[0]))
     }
 
     /// Runs `f` with this set for every kernel that is called, and every weight that is packed, on this thread: for tests and
@@ -49,12 +44,7 @@ impl Isa {
                 FORCED.set(self.0);
             }
         }
-        assert!(
-            self.kernels().is_some(),
-            "this machine has no {}; available: {:?}",
-            self.name(),
-            Isa::available()
-        );
+        assert!(self.kernels().is_some(), "this machine has no {}; available: {:?}", self.name(), Isa::available());
         let _restore = Restore(FORCED.replace(Some(self)));
         f()
     }
@@ -82,9 +72,7 @@ impl Isa {
                 Some(&simd::avx2::KERNELS)
             }
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon if std::arch::is_aarch64_feature_detected!("neon") => {
-                Some(&simd::neon::KERNELS)
-            }
+            Isa::Neon if std::arch::is_aarch64_feature_detected!("neon") => Some(&simd::neon::KERNELS),
             Isa::Scalar => Some(&simd::scalar::KERNELS),
             _ => None,
         }
@@ -98,7 +86,5 @@ pub fn isa() -> &'static str {
 
 /// The functions of the set in use on this thread. Taken before work is shared out, so that every task uses the same.
 pub(crate) fn kernels() -> &'static Kernels {
-    Isa::current()
-        .kernels()
-        .expect("only sets that the machine has become current")
+    Isa::current().kernels().expect("only sets that the machine has become current")
 }

@@ -26,9 +26,7 @@ mod weight;
 pub use attention::{Rows, attention};
 pub use buffer::Buffer;
 pub use conv::Conv2d;
-pub use elementwise::{
-    activate, add, concat_channels, nchw_to_nhwc, nhwc_to_nchw, softmax, upsample_nearest, widen,
-};
+pub use elementwise::{activate, add, concat_channels, nchw_to_nhwc, nhwc_to_nchw, softmax, upsample_nearest, widen};
 pub use isa::{Isa, isa};
 pub use linear::Linear;
 pub use norm::{group_norm, layer_norm};

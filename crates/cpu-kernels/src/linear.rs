@@ -18,12 +18,7 @@ impl Linear {
     ///
     /// # Panics
     /// Where lengths do not fit.
-    pub fn new(
-        weight: Weight<'_>,
-        bias: Option<&[f32]>,
-        out_features: usize,
-        in_features: usize,
-    ) -> Self {
+    pub fn new(weight: Weight<'_>, bias: Option<&[f32]>, out_features: usize, in_features: usize) -> Self {
         assert_eq!(
             weight.len(),
             out_features * in_features,
@@ -54,31 +49,10 @@ impl Linear {
     ///
     /// # Panics
     /// Where lengths do not fit.
-    pub fn forward(
-        &self,
-        x: &[f32],
-        rows: usize,
-        act: Activation,
-        residual: Option<&[f32]>,
-        y: &mut [f32],
-    ) {
+    pub fn forward(&self, x: &[f32], rows: usize, act: Activation, residual: Option<&[f32]>, y: &mut [f32]) {
         self.check(x, rows);
-        let source = Strided {
-            data: x,
-            stride: self.packed.k,
-        };
-        gemm(
-            &source,
-            &self.packed,
-            1,
-            rows,
-            &Output {
-                bias: &self.bias,
-                act,
-                residual,
-            },
-            y,
-        );
+        let source = Strided { data: x, stride: self.packed.k };
+        gemm(&source, &self.packed, 1, rows, &Output { bias: &self.bias, act, residual }, y);
     }
 
     /// For a layer with `2 * inner` outputs: `y = a * gelu(gate)`, `a` being the first half and `gate` the second, as the GEGLU of
@@ -88,11 +62,7 @@ impl Linear {
     /// Where lengths do not fit or the number of outputs is odd.
     pub fn forward_geglu(&self, x: &[f32], rows: usize, y: &mut [f32]) {
         self.check(x, rows);
-        assert!(
-            self.packed.n.is_multiple_of(2),
-            "GEGLU halves {} outputs",
-            self.packed.n
-        );
+        assert!(self.packed.n.is_multiple_of(2), "GEGLU halves {} outputs", self.packed.n);
         let inner = self.packed.n / 2;
         assert_eq!(y.len(), rows * inner, "an output of {rows} x {inner}");
         if y.is_empty() {
@@ -108,15 +78,7 @@ impl Linear {
                 let (a, gate) = both[i * n..(i + 1) * n].split_at(inner);
                 // SAFETY: all three have `inner` floats.
                 unsafe {
-                    (kernels.geglu)(
-                        a.as_ptr(),
-                        gate.as_ptr(),
-                        n,
-                        1,
-                        inner,
-                        y.as_mut_ptr(),
-                        inner,
-                    );
+                    (kernels.geglu)(a.as_ptr(), gate.as_ptr(), n, 1, inner, y.as_mut_ptr(), inner);
                 };
             });
             return;
@@ -125,17 +87,13 @@ impl Linear {
         let pairs = inner / kernels.panel();
         let (row_tasks, pair_tasks) = split(blocks.count, pairs, rayon::current_num_threads());
         let y = Shared::new(y);
-        (0..row_tasks * pair_tasks)
-            .into_par_iter()
-            .for_each(|task| {
-                let share = |count: usize, tasks: usize, t: usize| {
-                    t * count / tasks..(t + 1) * count / tasks
-                };
-                let pairs = share(pairs, pair_tasks, task % pair_tasks);
-                let blocks_here = share(blocks.count, row_tasks, task / pair_tasks);
-                // SAFETY: tasks write different rows or columns of y, which has rows x inner floats.
-                unsafe { self.geglu_part(x, blocks, blocks_here, pairs, y) };
-            });
+        (0..row_tasks * pair_tasks).into_par_iter().for_each(|task| {
+            let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
+            let pairs = share(pairs, pair_tasks, task % pair_tasks);
+            let blocks_here = share(blocks.count, row_tasks, task / pair_tasks);
+            // SAFETY: tasks write different rows or columns of y, which has rows x inner floats.
+            unsafe { self.geglu_part(x, blocks, blocks_here, pairs, y) };
+        });
     }
 
     /// # Safety
@@ -150,19 +108,11 @@ impl Linear {
     ) {
         /// Pairs of panels whose weights stay in the second cache together.
         const GROUP: usize = 3;
-        let (packed, kernels, width) = (
-            &self.packed,
-            self.packed.kernels,
-            self.packed.kernels.panel(),
-        );
+        let (packed, kernels, width) = (&self.packed, self.packed.kernels, self.packed.kernels.panel());
         let (k, inner) = (packed.k, packed.n / 2);
         let half = inner / width;
         let rows = blocks.largest();
-        let mut wide = scratch(if packed.is_narrow() {
-            2 * GROUP * k * width
-        } else {
-            0
-        });
+        let mut wide = scratch(if packed.is_narrow() { 2 * GROUP * k * width } else { 0 });
         let mut tiles = scratch(2 * rows * width);
         let (tile_a, tile_gate) = tiles.split_at_mut(rows * width);
         for first in pairs.clone().step_by(GROUP) {
@@ -206,15 +156,7 @@ impl Linear {
                     // SAFETY: rows `range` and columns of panel p of y are ours.
                     unsafe {
                         let y = y.get().add(range.start * inner + p * width);
-                        (kernels.geglu)(
-                            tile_a.as_ptr(),
-                            tile_gate.as_ptr(),
-                            width,
-                            range.len(),
-                            width,
-                            y,
-                            inner,
-                        );
+                        (kernels.geglu)(tile_a.as_ptr(), tile_gate.as_ptr(), width, range.len(), width, y, inner);
                     }
                 }
             }
@@ -222,13 +164,7 @@ impl Linear {
     }
 
     fn check(&self, x: &[f32], rows: usize) {
-        assert_eq!(
-            x.len(),
-            rows * self.packed.k,
-            "an input of {rows} x {} has {} floats",
-            self.packed.k,
-            x.len()
-        );
+        assert_eq!(x.len(), rows * self.packed.k, "an input of {rows} x {} has {} floats", self.packed.k, x.len());
     }
 }
 
@@ -236,13 +172,7 @@ impl Linear {
 pub(crate) fn padded_bias(bias: Option<&[f32]>, packed: &Packed) -> Buffer {
     let mut padded = Buffer::zeroed(packed.panels() * packed.kernels.panel());
     if let Some(bias) = bias {
-        assert_eq!(
-            bias.len(),
-            packed.n,
-            "a bias for {} outputs has {} floats",
-            packed.n,
-            bias.len()
-        );
+        assert_eq!(bias.len(), packed.n, "a bias for {} outputs has {} floats", packed.n, bias.len());
         padded[..bias.len()].copy_from_slice(bias);
     }
     padded

@@ -44,8 +44,7 @@ pub fn linear(
         for o in 0..out_features {
             let mut sum = bias.map_or(0.0, |b| f64::from(b[o]));
             for i in 0..in_features {
-                sum +=
-                    f64::from(x[r * in_features + i]) * f64::from(weight.at(o * in_features + i));
+                sum += f64::from(x[r * in_features + i]) * f64::from(weight.at(o * in_features + i));
             }
             let residual = residual.map_or(0.0, |r| f64::from(r[y.len()]));
             y.push(act(activation, sum) + residual);
@@ -57,13 +56,7 @@ pub fn linear(
 /// `a * gelu(gate)` of the halves of each row of `2 * inner`.
 pub fn geglu(x: &[f64], inner: usize) -> Vec<f64> {
     let halves = x.chunks_exact(2 * inner).map(|row| row.split_at(inner));
-    halves
-        .flat_map(|(a, gate)| {
-            a.iter()
-                .zip(gate)
-                .map(|(a, g)| a * act(Activation::Gelu, *g))
-        })
-        .collect()
+    halves.flat_map(|(a, gate)| a.iter().zip(gate).map(|(a, g)| a * act(Activation::Gelu, *g))).collect()
 }
 
 /// A convolution over channels-last maps; see [`crate::Conv2d`] for the arguments.
@@ -82,16 +75,9 @@ pub fn conv2d(
 ) -> Vec<f64> {
     let [top, left, bottom, right] = padding;
     let along = |len: usize, kernel: usize| {
-        if len < kernel {
-            0
-        } else {
-            (len - kernel) / stride + 1
-        }
+        if len < kernel { 0 } else { (len - kernel) / stride + 1 }
     };
-    let (out_h, out_w) = (
-        along(h + top + bottom, kernel.0),
-        along(w + left + right, kernel.1),
-    );
+    let (out_h, out_w) = (along(h + top + bottom, kernel.0), along(w + left + right, kernel.1));
     let mut y = Vec::with_capacity(n * out_h * out_w * out_channels);
     for image in 0..n {
         for oy in 0..out_h {
@@ -107,8 +93,7 @@ pub fn conv2d(
                             let pixel = (image * h + py - top) * w + px - left;
                             for i in 0..in_channels {
                                 let tap = ((o * in_channels + i) * kernel.0 + ky) * kernel.1 + kx;
-                                sum += f64::from(x[pixel * in_channels + i])
-                                    * f64::from(weight.at(tap));
+                                sum += f64::from(x[pixel * in_channels + i]) * f64::from(weight.at(tap));
                             }
                         }
                     }
@@ -149,13 +134,8 @@ pub fn attention(
                 let powers: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
                 let sum: f64 = powers.iter().sum();
                 for c in h * head_dim..(h + 1) * head_dim {
-                    let weighted: f64 = powers
-                        .iter()
-                        .enumerate()
-                        .map(|(j, p)| p * at(&v, b * kv_len + j, c))
-                        .sum();
-                    y[(b * q_len + i) * heads * head_dim + c] =
-                        if seen == 0 { 0.0 } else { weighted / sum };
+                    let weighted: f64 = powers.iter().enumerate().map(|(j, p)| p * at(&v, b * kv_len + j, c)).sum();
+                    y[(b * q_len + i) * heads * head_dim + c] = if seen == 0 { 0.0 } else { weighted / sum };
                 }
             }
         }
@@ -179,23 +159,14 @@ pub fn group_norm(
     let per_group = c / groups;
     for image in 0..n {
         for g in 0..groups {
-            let places = || {
-                (0..hw).flat_map(move |p| {
-                    (0..per_group).map(move |j| (image * hw + p) * c + g * per_group + j)
-                })
-            };
+            let places =
+                || (0..hw).flat_map(move |p| (0..per_group).map(move |j| (image * hw + p) * c + g * per_group + j));
             let count = (hw * per_group) as f64;
             let mean = places().map(|i| f64::from(x[i])).sum::<f64>() / count;
-            let variance = places()
-                .map(|i| (f64::from(x[i]) - mean).powi(2))
-                .sum::<f64>()
-                / count;
+            let variance = places().map(|i| (f64::from(x[i]) - mean).powi(2)).sum::<f64>() / count;
             for i in places() {
                 let normal = (f64::from(x[i]) - mean) / (variance + f64::from(eps)).sqrt();
-                y[i] = act(
-                    activation,
-                    normal * f64::from(weight[i % c]) + f64::from(bias[i % c]),
-                );
+                y[i] = act(activation, normal * f64::from(weight[i % c]) + f64::from(bias[i % c]));
             }
         }
     }
@@ -203,14 +174,7 @@ pub fn group_norm(
 }
 
 /// See [`crate::layer_norm`].
-pub fn layer_norm(
-    x: &[f32],
-    rows: usize,
-    c: usize,
-    weight: &[f32],
-    bias: &[f32],
-    eps: f32,
-) -> Vec<f64> {
+pub fn layer_norm(x: &[f32], rows: usize, c: usize, weight: &[f32], bias: &[f32], eps: f32) -> Vec<f64> {
     group_norm(x, rows, 1, c, 1, weight, bias, eps, Activation::None)
 }
 
@@ -219,12 +183,7 @@ mod tests {
     #[test]
     fn erf_meets_tabulated_values() {
         // Abramowitz and Stegun, table 7.1; 1 - erf(4) from scipy.special.erfc.
-        for (x, want) in [
-            (0.0, 0.0),
-            (0.5, 0.520_499_877_8),
-            (1.0, 0.842_700_792_9),
-            (2.0, 0.995_322_265_0),
-        ] {
+        for (x, want) in [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)] {
             assert!((super::erf(x) - want).abs() < 1e-10, "{x}");
             assert!((super::erf(-x) + want).abs() < 1e-10, "{x}");
         }

@@ -25,13 +25,7 @@ enum Element {
 impl Packed {
     /// Packs a weight of shape `(n, inner, taps)`; input number `tap * inner + i` of output `o` is element `(o, i, tap)`.
     /// For a plain matrix `taps` is 1.
-    pub(crate) fn new(
-        kernels: &'static Kernels,
-        weight: Weight<'_>,
-        n: usize,
-        inner: usize,
-        taps: usize,
-    ) -> Self {
+    pub(crate) fn new(kernels: &'static Kernels, weight: Weight<'_>, n: usize, inner: usize, taps: usize) -> Self {
         let k = inner * taps;
         let width = kernels.panel();
         let elements = n.div_ceil(width) * k * width;
@@ -49,13 +43,7 @@ impl Packed {
             // SAFETY: as above.
             Weight::Bf16(w) => unsafe { fill(w, shared.get().cast(), n, inner, taps, width) },
         }
-        Self {
-            kernels,
-            n,
-            k,
-            element,
-            data,
-        }
+        Self { kernels, n, k, element, data }
     }
 
     pub(crate) fn panels(&self) -> usize {
@@ -99,14 +87,7 @@ impl Packed {
 
 /// # Safety
 /// `to` has room for `n.div_ceil(width) * inner * taps * width` elements, all zero.
-unsafe fn fill<T: Copy + Sync>(
-    w: &[T],
-    to: *mut T,
-    n: usize,
-    inner: usize,
-    taps: usize,
-    width: usize,
-) {
+unsafe fn fill<T: Copy + Sync>(w: &[T], to: *mut T, n: usize, inner: usize, taps: usize, width: usize) {
     struct To<T>(*mut T);
     // SAFETY: each task writes one panel of its own.
     unsafe impl<T> Sync for To<T> {}
@@ -115,18 +96,13 @@ unsafe fn fill<T: Copy + Sync>(
             self.0
         }
     }
-    assert_eq!(
-        w.len(),
-        n * inner * taps,
-        "a weight of {n} x {inner} x {taps} elements"
-    );
+    assert_eq!(w.len(), n * inner * taps, "a weight of {n} x {inner} x {taps} elements");
     let k = inner * taps;
     let to = To(to);
     (0..n.div_ceil(width)).into_par_iter().for_each(|p| {
         let rows = width.min(n - p * width);
         // SAFETY: panel p has k * width elements at this offset.
-        let panel =
-            unsafe { std::slice::from_raw_parts_mut(to.get().add(p * k * width), k * width) };
+        let panel = unsafe { std::slice::from_raw_parts_mut(to.get().add(p * k * width), k * width) };
         for j in 0..rows {
             let row = &w[(p * width + j) * k..][..k];
             if taps == 1 {

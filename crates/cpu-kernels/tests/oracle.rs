@@ -8,12 +8,7 @@ const TOLERANCE: f64 = 1e-5;
 /// Sizes around whole registers, panels, tiles and blocks.
 const AWKWARD: [usize; 12] = [1, 2, 3, 7, 13, 15, 16, 17, 31, 33, 57, 70];
 
-const ACTIVATIONS: [Activation; 4] = [
-    Activation::None,
-    Activation::Silu,
-    Activation::Gelu,
-    Activation::QuickGelu,
-];
+const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::Gelu, Activation::QuickGelu];
 
 fn on_every_isa(test: impl Fn(Isa)) {
     for isa in Isa::available() {
@@ -45,27 +40,17 @@ fn check(what: &str, got: &[f32], want: &[f64], tolerance: f64) -> f64 {
         if e.is_nan() { f64::INFINITY } else { e }
     };
     let worst = got.iter().zip(want).map(error).fold(0.0, f64::max);
-    assert!(
-        worst <= tolerance,
-        "{what}: error {worst:.2e} of the RMS, allowed {tolerance:.0e}"
-    );
+    assert!(worst <= tolerance, "{what}: error {worst:.2e} of the RMS, allowed {tolerance:.0e}");
     worst
 }
 
 #[test]
 fn linear_meets_the_formula() {
     on_every_isa(|isa| {
-        let sizes = AWKWARD
-            .into_iter()
-            .flat_map(|m| AWKWARD.map(|n| (m, n, (m * 7 + n * 3) % 90)));
+        let sizes = AWKWARD.into_iter().flat_map(|m| AWKWARD.map(|n| (m, n, (m * 7 + n * 3) % 90)));
         let large = [(200, 600, 400), (57, 96, 1024), (130, 40, 1500)];
         for (i, (m, n, k)) in sizes.chain(large).enumerate() {
-            let (x, w, b, r) = (
-                random(m * k, 1),
-                random(n * k, 2),
-                random(n, 3),
-                random(m * n, 4),
-            );
+            let (x, w, b, r) = (random(m * k, 1), random(n * k, 2), random(n, 3), random(m * n, 4));
             let act = ACTIVATIONS[i % 4];
             let residual = (i / 4 % 2 == 0).then_some(&r[..]);
             let bias = (i / 8 % 2 == 0).then_some(&b[..]);
@@ -73,12 +58,7 @@ fn linear_meets_the_formula() {
             let mut y = vec![f32::NAN; m * n];
             linear.forward(&x, m, act, residual, &mut y);
             let want = naive::linear(&x, m, Weight::F32(&w), bias, n, k, act, residual);
-            check(
-                &format!("{isa:?} {m} x {n} x {k} {act:?}"),
-                &y,
-                &want,
-                TOLERANCE,
-            );
+            check(&format!("{isa:?} {m} x {n} x {k} {act:?}"), &y, &want, TOLERANCE);
         }
     });
 }
@@ -88,21 +68,13 @@ fn linear_keeps_narrow_weights_exactly() {
     on_every_isa(|isa| {
         for (m, n, k) in [(1, 1, 1), (3, 33, 17), (70, 40, 500), (2, 600, 900)] {
             let (x, w) = (random(m * k, 5), random(n * k, 6));
-            let (half, brain): (Vec<f16>, Vec<bf16>) = w
-                .iter()
-                .map(|&w| (f16::from_f32(w), bf16::from_f32(w)))
-                .unzip();
+            let (half, brain): (Vec<f16>, Vec<bf16>) = w.iter().map(|&w| (f16::from_f32(w), bf16::from_f32(w))).unzip();
             for weight in [Weight::F16(&half), Weight::Bf16(&brain)] {
                 let linear = Linear::new(weight, None, n, k);
                 let mut y = vec![f32::NAN; m * n];
                 linear.forward(&x, m, Activation::None, None, &mut y);
                 let want = naive::linear(&x, m, weight, None, n, k, Activation::None, None);
-                check(
-                    &format!("{isa:?} narrow {m} x {n} x {k}"),
-                    &y,
-                    &want,
-                    TOLERANCE,
-                );
+                check(&format!("{isa:?} narrow {m} x {n} x {k}"), &y, &want, TOLERANCE);
             }
         }
     });
@@ -111,39 +83,15 @@ fn linear_keeps_narrow_weights_exactly() {
 #[test]
 fn geglu_meets_the_formula_whether_or_not_the_halves_begin_at_a_panel() {
     on_every_isa(|isa| {
-        for (m, inner, k) in [
-            (1, 1, 1),
-            (5, 33, 20),
-            (70, 64, 100),
-            (130, 320, 80),
-            (3, 96, 0),
-        ] {
-            let (x, w, b) = (
-                random(m * k, 1),
-                random(2 * inner * k, 2),
-                random(2 * inner, 3),
-            );
+        for (m, inner, k) in [(1, 1, 1), (5, 33, 20), (70, 64, 100), (130, 320, 80), (3, 96, 0)] {
+            let (x, w, b) = (random(m * k, 1), random(2 * inner * k, 2), random(2 * inner, 3));
             let half: Vec<f16> = w.iter().map(|&w| f16::from_f32(w)).collect();
             for weight in [Weight::F32(&w), Weight::F16(&half)] {
                 let linear = Linear::new(weight, Some(&b), 2 * inner, k);
                 let mut y = vec![f32::NAN; m * inner];
                 linear.forward_geglu(&x, m, &mut y);
-                let both = naive::linear(
-                    &x,
-                    m,
-                    weight,
-                    Some(&b),
-                    2 * inner,
-                    k,
-                    Activation::None,
-                    None,
-                );
-                check(
-                    &format!("{isa:?} geglu {m} x {inner} x {k}"),
-                    &y,
-                    &naive::geglu(&both, inner),
-                    TOLERANCE,
-                );
+                let both = naive::linear(&x, m, weight, Some(&b), 2 * inner, k, Activation::None, None);
+                check(&format!("{isa:?} geglu {m} x {inner} x {k}"), &y, &naive::geglu(&both, inner), TOLERANCE);
             }
         }
     });
@@ -152,60 +100,19 @@ fn geglu_meets_the_formula_whether_or_not_the_halves_begin_at_a_panel() {
 #[test]
 fn empty_inputs_do_nothing() {
     on_every_isa(|_| {
-        Linear::new(Weight::F32(&[0.0; 6]), None, 2, 3).forward(
-            &[],
-            0,
-            Activation::Gelu,
-            None,
-            &mut [],
-        );
-        Linear::new(Weight::F32(&[]), None, 0, 3).forward(
-            &[1.0; 6],
-            2,
-            Activation::None,
-            None,
-            &mut [],
-        );
+        Linear::new(Weight::F32(&[0.0; 6]), None, 2, 3).forward(&[], 0, Activation::Gelu, None, &mut []);
+        Linear::new(Weight::F32(&[]), None, 0, 3).forward(&[1.0; 6], 2, Activation::None, None, &mut []);
         let mut y = [9.0; 4];
-        Linear::new(Weight::F32(&[]), Some(&[1.0, 2.0]), 2, 0).forward(
-            &[],
-            2,
-            Activation::None,
-            None,
-            &mut y,
-        );
+        Linear::new(Weight::F32(&[]), Some(&[1.0, 2.0]), 2, 0).forward(&[], 2, Activation::None, None, &mut y);
         assert_eq!(y, [1.0, 2.0, 1.0, 2.0]);
         let conv = Conv2d::new(Weight::F32(&[1.0; 9]), None, 1, 1, (3, 3), 1, [0; 4]);
         assert_eq!(conv.output_size(2, 5), (0, 3));
         conv.forward(&[1.0; 10], 1, 2, 5, Activation::None, None, None, &mut []);
         let none = Rows::new(&[], 8);
         let mut y = [9.0; 8];
-        cpu_kernels::attention(
-            Rows::new(&[1.0; 8], 8),
-            none,
-            none,
-            1,
-            2,
-            1,
-            0,
-            4,
-            1.0,
-            false,
-            &mut y,
-        );
+        cpu_kernels::attention(Rows::new(&[1.0; 8], 8), none, none, 1, 2, 1, 0, 4, 1.0, false, &mut y);
         assert_eq!(y, [0.0; 8]);
-        cpu_kernels::group_norm(
-            &[],
-            0,
-            4,
-            8,
-            2,
-            &[1.0; 8],
-            &[0.0; 8],
-            1e-5,
-            Activation::None,
-            &mut [],
-        );
+        cpu_kernels::group_norm(&[], 0, 4, 8, 2, &[1.0; 8], &[0.0; 8], 1e-5, Activation::None, &mut []);
         cpu_kernels::layer_norm(&[], 0, 8, &[1.0; 8], &[0.0; 8], 1e-5, &mut []);
         cpu_kernels::activate(Activation::Silu, &mut []);
         cpu_kernels::softmax(&mut [], 0);
@@ -225,17 +132,10 @@ struct Conv {
 
 fn check_conv(isa: Isa, c: &Conv, seed: usize, tolerance: f64) {
     let taps = c.kernel.0 * c.kernel.1;
-    let (x, w) = (
-        random(c.n * c.h * c.w * c.ci, 1),
-        random(c.co * c.ci * taps, 2),
-    );
+    let (x, w) = (random(c.n * c.h * c.w * c.ci, 1), random(c.co * c.ci * taps, 2));
     let (b, cb) = (random(c.co, 3), random(c.n * c.co, 4));
     let half: Vec<f16> = w.iter().map(|&w| f16::from_f32(w)).collect();
-    let weight = if seed % 3 == 1 {
-        Weight::F16(&half)
-    } else {
-        Weight::F32(&w)
-    };
+    let weight = if seed % 3 == 1 { Weight::F16(&half) } else { Weight::F32(&w) };
     let conv = Conv2d::new(weight, Some(&b), c.co, c.ci, c.kernel, c.stride, c.padding);
     let (oh, ow) = conv.output_size(c.h, c.w);
     let r = random(c.n * oh * ow * c.co, 5);
@@ -244,37 +144,14 @@ fn check_conv(isa: Isa, c: &Conv, seed: usize, tolerance: f64) {
     let residual = (seed / 2).is_multiple_of(2).then_some(&r[..]);
     let mut y = vec![f32::NAN; r.len()];
     conv.forward(&x, c.n, c.h, c.w, act, channel_bias, residual, &mut y);
-    let mut want = naive::conv2d(
-        &x,
-        c.n,
-        c.h,
-        c.w,
-        weight,
-        Some(&b),
-        c.co,
-        c.ci,
-        c.kernel,
-        c.stride,
-        c.padding,
-    );
+    let mut want = naive::conv2d(&x, c.n, c.h, c.w, weight, Some(&b), c.co, c.ci, c.kernel, c.stride, c.padding);
     for (i, v) in want.iter_mut().enumerate() {
         let image = i / (oh * ow * c.co);
         *v += channel_bias.map_or(0.0, |cb| f64::from(cb[image * c.co + i % c.co]));
         *v = naive::act(act, *v) + residual.map_or(0.0, |r| f64::from(r[i]));
     }
-    let Conv {
-        n,
-        h,
-        w,
-        ci,
-        co,
-        kernel,
-        stride,
-        padding,
-    } = c;
-    let what = format!(
-        "{isa:?} {n} x {h} x {w}, {ci} -> {co}, {kernel:?} stride {stride} padding {padding:?}"
-    );
+    let Conv { n, h, w, ci, co, kernel, stride, padding } = c;
+    let what = format!("{isa:?} {n} x {h} x {w}, {ci} -> {co}, {kernel:?} stride {stride} padding {padding:?}");
     check(&what, &y, &want, tolerance);
 }
 
@@ -285,27 +162,8 @@ fn conv2d_meets_the_formula() {
         for kernel in [(1, 1), (3, 3), (2, 3), (5, 1)] {
             for stride in [1, 2] {
                 for padding in [[0; 4], [1; 4], [0, 0, 1, 1], [2, 0, 1, 3]] {
-                    for (n, h, w, ci, co) in [
-                        (1, 5, 5, 3, 4),
-                        (2, 9, 7, 17, 33),
-                        (3, 6, 10, 40, 16),
-                        (1, 1, 1, 8, 8),
-                    ] {
-                        check_conv(
-                            isa,
-                            &Conv {
-                                n,
-                                h,
-                                w,
-                                ci,
-                                co,
-                                kernel,
-                                stride,
-                                padding,
-                            },
-                            seed,
-                            TOLERANCE,
-                        );
+                    for (n, h, w, ci, co) in [(1, 5, 5, 3, 4), (2, 9, 7, 17, 33), (3, 6, 10, 40, 16), (1, 1, 1, 8, 8)] {
+                        check_conv(isa, &Conv { n, h, w, ci, co, kernel, stride, padding }, seed, TOLERANCE);
                         seed += 1;
                     }
                 }
@@ -330,29 +188,16 @@ fn attention_meets_the_formula() {
         {
             let width = heads * d;
             // Queries and keys side by side in one matrix, as a joint projection leaves them.
-            let (qs, kvs) = (
-                random(batch * q_len * (width + 3), 1),
-                random(batch * kv_len * 2 * width, 2),
-            );
-            let (q, k, v) = (
-                Rows::new(&qs, width + 3),
-                Rows::new(&kvs, 2 * width),
-                Rows::new(&kvs[width..], 2 * width),
-            );
+            let (qs, kvs) = (random(batch * q_len * (width + 3), 1), random(batch * kv_len * 2 * width, 2));
+            let (q, k, v) =
+                (Rows::new(&qs, width + 3), Rows::new(&kvs, 2 * width), Rows::new(&kvs[width..], 2 * width));
             // Large scales make the softmax pick one key.
-            for (scale, causal) in [
-                ((d as f32).powf(-0.5), false),
-                (5.0, i % 2 == 0),
-                (0.5, true),
-            ] {
+            for (scale, causal) in [((d as f32).powf(-0.5), false), (5.0, i % 2 == 0), (0.5, true)] {
                 let mut y = vec![f32::NAN; batch * q_len * width];
-                cpu_kernels::attention(
-                    q, k, v, batch, heads, q_len, kv_len, d, scale, causal, &mut y,
-                );
+                cpu_kernels::attention(q, k, v, batch, heads, q_len, kv_len, d, scale, causal, &mut y);
                 let want = naive::attention(q, k, v, batch, heads, q_len, kv_len, d, scale, causal);
-                let what = format!(
-                    "{isa:?} {batch} x {heads} x {q_len} x {kv_len} x {d}, scale {scale}, causal {causal}"
-                );
+                let what =
+                    format!("{isa:?} {batch} x {heads} x {q_len} x {kv_len} x {d}, scale {scale}, causal {causal}");
                 // Scores around 100 carry the rounding of f32 into the exponent.
                 check(&what, &y, &want, if scale > 1.0 { 1e-4 } else { TOLERANCE });
             }
@@ -387,15 +232,8 @@ fn attention_survives_scores_beyond_the_range_of_exp() {
 #[test]
 fn norms_meet_the_formula_also_far_from_zero() {
     on_every_isa(|isa| {
-        for (i, (n, hw, c, groups)) in [
-            (1, 1, 4, 2),
-            (2, 9, 32, 32),
-            (1, 600, 320, 32),
-            (3, 17, 70, 7),
-            (1, 300, 10, 1),
-        ]
-        .into_iter()
-        .enumerate()
+        for (i, (n, hw, c, groups)) in
+            [(1, 1, 4, 2), (2, 9, 32, 32), (1, 600, 320, 32), (3, 17, 70, 7), (1, 300, 10, 1)].into_iter().enumerate()
         {
             for (offset, tolerance) in [(0.0, TOLERANCE), (100.0, 5e-5)] {
                 let x: Vec<f32> = random(n * hw * c, 1).iter().map(|x| x + offset).collect();
@@ -404,20 +242,10 @@ fn norms_meet_the_formula_also_far_from_zero() {
                 let mut y = vec![f32::NAN; x.len()];
                 cpu_kernels::group_norm(&x, n, hw, c, groups, &w, &b, 1e-5, act, &mut y);
                 let want = naive::group_norm(&x, n, hw, c, groups, &w, &b, 1e-5, act);
-                check(
-                    &format!("{isa:?} group norm {n} x {hw} x {c} / {groups} + {offset}"),
-                    &y,
-                    &want,
-                    tolerance,
-                );
+                check(&format!("{isa:?} group norm {n} x {hw} x {c} / {groups} + {offset}"), &y, &want, tolerance);
                 cpu_kernels::layer_norm(&x, n * hw, c, &w, &b, 1e-5, &mut y);
                 let want = naive::layer_norm(&x, n * hw, c, &w, &b, 1e-5);
-                check(
-                    &format!("{isa:?} layer norm {} x {c} + {offset}", n * hw),
-                    &y,
-                    &want,
-                    tolerance,
-                );
+                check(&format!("{isa:?} layer norm {} x {c} + {offset}", n * hw), &y, &want, tolerance);
             }
         }
     });
@@ -434,10 +262,7 @@ fn activations_are_exact_to_f32() {
                 let want = naive::act(act, f64::from(*x));
                 // 4 units in the last place of x: where gelu cancels, its error is that of 1 + erf.
                 let allowed = 4.0 * f64::from(f32::EPSILON) * f64::from(x.abs().max(1e-3));
-                assert!(
-                    (f64::from(*y) - want).abs() <= allowed,
-                    "{isa:?} {act:?}({x}) = {y}, not {want}"
-                );
+                assert!((f64::from(*y) - want).abs() <= allowed, "{isa:?} {act:?}({x}) = {y}, not {want}");
             }
         }
     });
@@ -466,24 +291,14 @@ fn softmax_and_widening_meet_the_formula() {
                 let sum: f64 = powers.iter().sum();
                 powers.into_iter().map(move |p| p / sum)
             });
-            check(
-                &format!("{isa:?} softmax of {c}"),
-                &y,
-                &want.collect::<Vec<_>>(),
-                TOLERANCE,
-            );
+            check(&format!("{isa:?} softmax of {c}"), &y, &want.collect::<Vec<_>>(), TOLERANCE);
 
             let half: Vec<f16> = x.iter().map(|&x| f16::from_f32(x)).collect();
             let brain: Vec<bf16> = x.iter().map(|&x| bf16::from_f32(x)).collect();
             cpu_kernels::widen(Weight::F16(&half[1..]), &mut y[1..]);
             assert!(y[1..].iter().zip(&half[1..]).all(|(y, h)| *y == h.to_f32()));
             cpu_kernels::widen(Weight::Bf16(&brain[1..]), &mut y[1..]);
-            assert!(
-                y[1..]
-                    .iter()
-                    .zip(&brain[1..])
-                    .all(|(y, b)| *y == b.to_f32())
-            );
+            assert!(y[1..].iter().zip(&brain[1..]).all(|(y, b)| *y == b.to_f32()));
         }
     });
 }
@@ -503,10 +318,7 @@ fn moving_elements() {
 
     let mut up = vec![0.0; 4 * 6];
     cpu_kernels::upsample_nearest(&[1.0, 2.0, 3.0, 4.0], 1, 2, 2, 1, 4, 6, &mut up);
-    assert_eq!(
-        up[6..18],
-        [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 4.0, 4.0, 4.0]
-    );
+    assert_eq!(up[6..18], [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 4.0, 4.0, 4.0]);
 
     let mut sum = x.clone();
     cpu_kernels::add(&x, &mut sum);

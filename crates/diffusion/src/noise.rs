@@ -28,15 +28,9 @@ impl Noise {
         state[0] = seed as u32;
         for i in 1..STATE {
             let previous = state[i - 1];
-            state[i] = (previous ^ (previous >> 30))
-                .wrapping_mul(1_812_433_253)
-                .wrapping_add(i as u32);
+            state[i] = (previous ^ (previous >> 30)).wrapping_mul(1_812_433_253).wrapping_add(i as u32);
         }
-        Self {
-            state,
-            next: STATE,
-            spare: None,
-        }
+        Self { state, next: STATE, spare: None }
     }
 
     /// `torch.rand(count, generator=self)`: uniform numbers in [0, 1), bit for bit.

@@ -25,11 +25,8 @@ fn draws_are_those_of_torch() {
         let mut noise = Noise::new(case.seed.parse().unwrap());
         for (n, draw) in case.draws.iter().enumerate() {
             let count = draw.count.unsigned_abs() as usize;
-            let (values, tolerance) = if draw.count > 0 {
-                (noise.normal(count), 1e-6)
-            } else {
-                (noise.uniform(count), 0.0)
-            };
+            let (values, tolerance) =
+                if draw.count > 0 { (noise.normal(count), 1e-6) } else { (noise.uniform(count), 0.0) };
             assert_eq!(values.len(), count);
             for (&i, &expected) in draw.index.iter().zip(&draw.values) {
                 let error = (values[i] - expected).abs();
@@ -54,10 +51,7 @@ fn draws_are_those_of_torch() {
 
 #[test]
 fn only_the_low_32_bits_of_a_seed_count() {
-    assert_eq!(
-        Noise::new(7).normal(40),
-        Noise::new(7 + (1 << 32)).normal(40)
-    );
+    assert_eq!(Noise::new(7).normal(40), Noise::new(7 + (1 << 32)).normal(40));
     assert_ne!(Noise::new(7).normal(40), Noise::new(8).normal(40));
 }
 

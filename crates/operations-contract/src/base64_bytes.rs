@@ -46,11 +46,7 @@ impl Base64Bytes {
             None => text,
         };
         let text: Cow<'_, str> = if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
-            Cow::Owned(
-                text.chars()
-                    .filter(|char| !char.is_ascii_whitespace())
-                    .collect(),
-            )
+            Cow::Owned(text.chars().filter(|char| !char.is_ascii_whitespace()).collect())
         } else {
             Cow::Borrowed(text)
         };
@@ -131,12 +127,7 @@ mod tests {
 
     #[test]
     fn what_people_paste_is_read() {
-        for text in [
-            "aGVsbG8=",
-            "aGVsbG8",
-            "aGVs\nbG8=\n",
-            "data:image/png;base64,aGVsbG8=",
-        ] {
+        for text in ["aGVsbG8=", "aGVsbG8", "aGVs\nbG8=\n", "data:image/png;base64,aGVsbG8="] {
             assert_eq!(&*Base64Bytes::decode(text).unwrap(), b"hello", "{text:?}");
         }
     }

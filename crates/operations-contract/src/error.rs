@@ -19,11 +19,7 @@ pub struct ApiError {
 impl ApiError {
     /// An error about no field in particular.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            param: None,
-        }
+        Self { code, message: message.into(), param: None }
     }
 
     /// The same error about the field `param`.
@@ -63,9 +59,7 @@ impl ApiError {
         match serde_json::from_slice::<ErrorBody>(body) {
             Ok(ErrorBody { mut error }) => {
                 // Both are `invalid_request` on the wire; the status tells them apart.
-                if error.code == ErrorCode::InvalidRequest
-                    && status == ErrorCode::Malformed.status()
-                {
+                if error.code == ErrorCode::InvalidRequest && status == ErrorCode::Malformed.status() {
                     error.code = ErrorCode::Malformed;
                 }
                 error
@@ -190,11 +184,7 @@ impl Serialize for ErrorCode {
 impl<'de> Deserialize<'de> for ErrorCode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = String::deserialize(deserializer)?;
-        Ok(Self::ALL
-            .iter()
-            .copied()
-            .find(|code| code.as_str() == word)
-            .unwrap_or(ErrorCode::Internal))
+        Ok(Self::ALL.iter().copied().find(|code| code.as_str() == word).unwrap_or(ErrorCode::Internal))
     }
 }
 
@@ -229,9 +219,6 @@ mod tests {
             let body = serde_json::to_vec(&ApiError::new(code, "why").into_body()).unwrap();
             assert_eq!(ApiError::from_response(code.status(), &body).code, code);
         }
-        assert_eq!(
-            ApiError::from_response(502, b"<html>").code,
-            ErrorCode::Internal
-        );
+        assert_eq!(ApiError::from_response(502, b"<html>").code, ErrorCode::Internal);
     }
 }

@@ -108,18 +108,8 @@ impl JobEvent {
 }
 
 impl From<ApiError> for JobEvent {
-    fn from(
-        ApiError {
-            code,
-            message,
-            param,
-        }: ApiError,
-    ) -> Self {
-        JobEvent::Error {
-            code,
-            message,
-            param,
-        }
+    fn from(ApiError { code, message, param }: ApiError) -> Self {
+        JobEvent::Error { code, message, param }
     }
 }
 

@@ -21,13 +21,8 @@ pub enum JobState {
 
 impl JobState {
     /// All of them.
-    pub const ALL: [JobState; 5] = [
-        JobState::Queued,
-        JobState::Running,
-        JobState::Complete,
-        JobState::Error,
-        JobState::Cancelled,
-    ];
+    pub const ALL: [JobState; 5] =
+        [JobState::Queued, JobState::Running, JobState::Complete, JobState::Error, JobState::Cancelled];
 
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {

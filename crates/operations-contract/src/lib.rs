@@ -23,8 +23,7 @@ mod validated;
 pub use base64_bytes::Base64Bytes;
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use event::{
-    Completion, FinishReason, ImageCompletion, ImageFormat, ImageLink, JobEvent, Level, Phase,
-    TextCompletion, Usage,
+    Completion, FinishReason, ImageCompletion, ImageFormat, ImageLink, JobEvent, Level, Phase, TextCompletion, Usage,
 };
 pub use info::{DeviceInfo, Info, MemoryInfo, ModelInfo, Readiness, WorkerReady};
 pub use job::{Job, JobError, JobList, JobProgress, JobResponse, JobState};
@@ -32,10 +31,9 @@ pub use limits::*;
 pub use models::{WELL_KNOWN_MODELS, WellKnownModel, repository_of, same_model, well_known};
 pub use operation::{Operation, OperationKind, TargetServer};
 pub use request::{
-    HiveCheckRequest, ImageGenerationRequest, ImageInpaintRequest, ImageSettings,
-    ImageTransformRequest, InferRequest, Message, ModelDeleteRequest, ModelDownloadRequest,
-    ModelGetRequest, ModelListRequest, Priority, QueenCheckRequest, Role, StatusRequest,
-    WorkerKind, WorkerProcessDeleteRequest, WorkerProcessGetRequest, WorkerProcessListRequest,
+    HiveCheckRequest, ImageGenerationRequest, ImageInpaintRequest, ImageSettings, ImageTransformRequest, InferRequest,
+    Message, ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest, Priority, QueenCheckRequest,
+    Role, StatusRequest, WorkerKind, WorkerProcessDeleteRequest, WorkerProcessGetRequest, WorkerProcessListRequest,
     WorkerSpawnRequest,
 };
 pub use scheduler::{SCHEDULERS, SCHEDULES, scheduler_has_schedules};

@@ -13,18 +13,8 @@ pub struct WellKnownModel {
 
 /// Every model that has a short name.
 pub const WELL_KNOWN_MODELS: &[WellKnownModel] = &[
-    WellKnownModel {
-        name: "tiny-scenes",
-        aliases: &[],
-        repository: None,
-        sd_version: None,
-    },
-    WellKnownModel {
-        name: "tiny-words",
-        aliases: &[],
-        repository: None,
-        sd_version: None,
-    },
+    WellKnownModel { name: "tiny-scenes", aliases: &[], repository: None, sd_version: None },
+    WellKnownModel { name: "tiny-words", aliases: &[], repository: None, sd_version: None },
     WellKnownModel {
         name: "sd-1.5",
         aliases: &["stable-diffusion-v1-5", "sd-v1-5", "v1-5"],
@@ -33,54 +23,31 @@ pub const WELL_KNOWN_MODELS: &[WellKnownModel] = &[
     },
     WellKnownModel {
         name: "sd-1.5-inpaint",
-        aliases: &[
-            "stable-diffusion-inpainting",
-            "stable-diffusion-v1-5-inpaint",
-            "sd-1.5-inpainting",
-            "v1-5-inpaint",
-        ],
+        aliases: &["stable-diffusion-inpainting", "stable-diffusion-v1-5-inpaint", "sd-1.5-inpainting", "v1-5-inpaint"],
         repository: Some("stable-diffusion-v1-5/stable-diffusion-inpainting"),
         sd_version: Some("v1-5-inpaint"),
     },
     WellKnownModel {
         name: "sd-2.1",
-        aliases: &[
-            "stable-diffusion-2-1",
-            "stable-diffusion-v2-1",
-            "sd-v2-1",
-            "v2-1",
-        ],
+        aliases: &["stable-diffusion-2-1", "stable-diffusion-v2-1", "sd-v2-1", "v2-1"],
         repository: Some("stabilityai/stable-diffusion-2-1"),
         sd_version: Some("v2-1"),
     },
     WellKnownModel {
         name: "sd-2-inpaint",
-        aliases: &[
-            "stable-diffusion-2-inpainting",
-            "sd-2-inpainting",
-            "v2-inpaint",
-        ],
+        aliases: &["stable-diffusion-2-inpainting", "sd-2-inpainting", "v2-inpaint"],
         repository: Some("stabilityai/stable-diffusion-2-inpainting"),
         sd_version: Some("v2-inpaint"),
     },
     WellKnownModel {
         name: "sdxl",
-        aliases: &[
-            "stable-diffusion-xl-base-1.0",
-            "stable-diffusion-xl",
-            "sd-xl",
-            "xl",
-        ],
+        aliases: &["stable-diffusion-xl-base-1.0", "stable-diffusion-xl", "sd-xl", "xl"],
         repository: Some("stabilityai/stable-diffusion-xl-base-1.0"),
         sd_version: Some("xl"),
     },
     WellKnownModel {
         name: "sdxl-inpaint",
-        aliases: &[
-            "stable-diffusion-xl-1.0-inpainting-0.1",
-            "sdxl-inpainting",
-            "xl-inpaint",
-        ],
+        aliases: &["stable-diffusion-xl-1.0-inpainting-0.1", "sdxl-inpainting", "xl-inpaint"],
         repository: Some("diffusers/stable-diffusion-xl-1.0-inpainting-0.1"),
         sd_version: Some("xl-inpaint"),
     },
@@ -90,24 +57,14 @@ pub const WELL_KNOWN_MODELS: &[WellKnownModel] = &[
         repository: Some("stabilityai/sdxl-turbo"),
         sd_version: Some("turbo"),
     },
-    WellKnownModel {
-        name: "sd-turbo",
-        aliases: &[],
-        repository: Some("stabilityai/sd-turbo"),
-        sd_version: None,
-    },
+    WellKnownModel { name: "sd-turbo", aliases: &[], repository: Some("stabilityai/sd-turbo"), sd_version: None },
 ];
 
 /// The well-known model that `name` means: a short name, an alias or a repository, in any case.
 pub fn well_known(name: &str) -> Option<&'static WellKnownModel> {
     WELL_KNOWN_MODELS.iter().find(|model| {
-        let names = [model.name]
-            .into_iter()
-            .chain(model.repository)
-            .chain(model.aliases.iter().copied());
-        names
-            .into_iter()
-            .any(|known| known.eq_ignore_ascii_case(name))
+        let names = [model.name].into_iter().chain(model.repository).chain(model.aliases.iter().copied());
+        names.into_iter().any(|known| known.eq_ignore_ascii_case(name))
     })
 }
 
@@ -121,9 +78,7 @@ pub fn repository_of(name: &str) -> Option<&str> {
         !part.is_empty()
             && part.len() <= 96
             && !part.starts_with(['.', '-'])
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
     };
     (plain(owner) && plain(repository)).then_some(name)
 }
@@ -162,17 +117,7 @@ mod tests {
     #[test]
     fn only_owner_and_name_are_a_repository() {
         assert_eq!(repository_of("owner/name-1.0"), Some("owner/name-1.0"));
-        for name in [
-            "name",
-            "a/b/c",
-            "../b",
-            "a/..",
-            "/a",
-            "a/",
-            "tiny-scenes",
-            "a b/c",
-            "http://a/b",
-        ] {
+        for name in ["name", "a/b/c", "../b", "a/..", "/a", "a/", "tiny-scenes", "a b/c", "http://a/b"] {
             assert_eq!(repository_of(name), None, "{name}");
         }
     }

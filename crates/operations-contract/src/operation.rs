@@ -1,8 +1,7 @@
 use crate::request::{
-    HiveCheckRequest, ImageGenerationRequest, ImageInpaintRequest, ImageTransformRequest,
-    InferRequest, ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest,
-    QueenCheckRequest, StatusRequest, WorkerProcessDeleteRequest, WorkerProcessGetRequest,
-    WorkerProcessListRequest, WorkerSpawnRequest,
+    HiveCheckRequest, ImageGenerationRequest, ImageInpaintRequest, ImageTransformRequest, InferRequest,
+    ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest, QueenCheckRequest, StatusRequest,
+    WorkerProcessDeleteRequest, WorkerProcessGetRequest, WorkerProcessListRequest, WorkerSpawnRequest,
 };
 use crate::validated::Request;
 use crate::{ApiError, Validated};
@@ -172,10 +171,7 @@ impl Operation {
 fn with_tag(mut schema: Schema, kind: OperationKind) -> Schema {
     let object = schema.ensure_object();
     let mut tag = Map::new();
-    tag.insert(
-        "operation".to_owned(),
-        json!({"const": kind.name(), "type": "string"}),
-    );
+    tag.insert("operation".to_owned(), json!({"const": kind.name(), "type": "string"}));
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
         tag.append(properties);
     }

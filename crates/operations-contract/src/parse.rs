@@ -9,10 +9,7 @@ impl Operation {
     ///
     /// # Errors
     /// `unsupported_operation`, or what is wrong with which field.
-    pub fn from_json(
-        body: &[u8],
-        serves: impl Fn(OperationKind) -> bool,
-    ) -> Result<Self, ApiError> {
+    pub fn from_json(body: &[u8], serves: impl Fn(OperationKind) -> bool) -> Result<Self, ApiError> {
         let value = serde_json::from_slice(body)
             .map_err(|error| ApiError::malformed(format!("the body is not JSON: {error}")))?;
         Self::from_value(value, serves)
@@ -22,40 +19,25 @@ impl Operation {
     ///
     /// # Errors
     /// As [`Operation::from_json`].
-    pub fn from_value(
-        value: Value,
-        serves: impl Fn(OperationKind) -> bool,
-    ) -> Result<Self, ApiError> {
+    pub fn from_value(value: Value, serves: impl Fn(OperationKind) -> bool) -> Result<Self, ApiError> {
         let Value::Object(mut fields) = value else {
-            return Err(ApiError::malformed(
-                r#"the body must be an object {"operation": "<name>", …}"#,
-            ));
+            return Err(ApiError::malformed(r#"the body must be an object {"operation": "<name>", …}"#));
         };
         let name = match fields.remove("operation") {
             Some(Value::String(name)) => name,
             Some(_) => {
-                return Err(
-                    ApiError::malformed("operation must be a string").with_param("operation")
-                );
+                return Err(ApiError::malformed("operation must be a string").with_param("operation"));
             }
             None => {
                 return Err(ApiError::malformed("operation is required").with_param("operation"));
             }
         };
-        let served = || {
-            OperationKind::ALL
-                .iter()
-                .filter(|kind| serves(**kind))
-                .map(|kind| kind.name())
-        };
+        let served = || OperationKind::ALL.iter().filter(|kind| serves(**kind)).map(|kind| kind.name());
         let Some(kind) = OperationKind::from_name(&name).filter(|kind| serves(*kind)) else {
             let name: String = name.chars().take(64).collect();
             let served = served().collect::<Vec<_>>().join(", ");
-            let message =
-                format!("this server does not serve the operation {name:?}; it serves {served}");
-            return Err(
-                ApiError::new(ErrorCode::UnsupportedOperation, message).with_param("operation")
-            );
+            let message = format!("this server does not serve the operation {name:?}; it serves {served}");
+            return Err(ApiError::new(ErrorCode::UnsupportedOperation, message).with_param("operation"));
         };
         kind.read(fields)
     }
@@ -110,21 +92,13 @@ mod tests {
     #[track_caller]
     fn refused(value: Value, code: ErrorCode, param: Option<&str>, message: &str) {
         let error = Operation::from_value(value, |_| true).unwrap_err();
-        assert_eq!(
-            (error.code, error.param.as_deref(), &*error.message),
-            (code, param, message)
-        );
+        assert_eq!((error.code, error.param.as_deref(), &*error.message), (code, param, message));
     }
 
     #[test]
     fn an_error_names_its_field() {
         use ErrorCode::{InvalidRequest, Malformed};
-        refused(
-            json!({"operation": "image_generation"}),
-            Malformed,
-            Some("prompt"),
-            "prompt is required",
-        );
+        refused(json!({"operation": "image_generation"}), Malformed, Some("prompt"), "prompt is required");
         refused(
             json!({"operation": "model_get", "idd": "x"}),
             Malformed,
@@ -178,24 +152,9 @@ mod tests {
     #[test]
     fn what_is_no_operation_is_refused() {
         use ErrorCode::Malformed;
-        refused(
-            json!([]),
-            Malformed,
-            None,
-            r#"the body must be an object {"operation": "<name>", …}"#,
-        );
-        refused(
-            json!({}),
-            Malformed,
-            Some("operation"),
-            "operation is required",
-        );
-        refused(
-            json!({"operation": 3}),
-            Malformed,
-            Some("operation"),
-            "operation must be a string",
-        );
+        refused(json!([]), Malformed, None, r#"the body must be an object {"operation": "<name>", …}"#);
+        refused(json!({}), Malformed, Some("operation"), "operation is required");
+        refused(json!({"operation": 3}), Malformed, Some("operation"), "operation must be a string");
         let error = Operation::from_json(b"{", |_| true).unwrap_err();
         assert_eq!((error.code, error.status()), (Malformed, 400));
     }
@@ -204,15 +163,10 @@ mod tests {
     fn an_operation_that_is_not_served_is_refused_by_its_name_alone() {
         let only_status = |kind| kind == OperationKind::Status;
         for name in ["infer", "paint"] {
-            let error =
-                Operation::from_value(json!({"operation": name, "x": 1}), only_status).unwrap_err();
+            let error = Operation::from_value(json!({"operation": name, "x": 1}), only_status).unwrap_err();
             assert_eq!(error.code, ErrorCode::UnsupportedOperation);
             assert_eq!(error.status(), 400);
-            assert!(
-                error.message.ends_with("it serves status"),
-                "{}",
-                error.message
-            );
+            assert!(error.message.ends_with("it serves status"), "{}", error.message);
         }
     }
 }

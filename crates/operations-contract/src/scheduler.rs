@@ -25,24 +25,11 @@ pub const SCHEDULES: [&str; 2] = ["karras", "exponential"];
 pub fn scheduler_has_schedules(scheduler: &str) -> bool {
     matches!(
         scheduler,
-        "lms"
-            | "euler"
-            | "heun"
-            | "dpm2"
-            | "dpm2_a"
-            | "dpmpp_2m"
-            | "dpmpp_2m_sde"
-            | "dpmpp_2s"
-            | "unipc"
-            | "deis"
+        "lms" | "euler" | "heun" | "dpm2" | "dpm2_a" | "dpmpp_2m" | "dpmpp_2m_sde" | "dpmpp_2s" | "unipc" | "deis"
     )
 }
 
 /// The names as a schema's `enum` for an optional field.
 pub(crate) fn names_or_null(names: &[&str]) -> Vec<Option<String>> {
-    names
-        .iter()
-        .map(|name| Some((*name).to_owned()))
-        .chain([None])
-        .collect()
+    names.iter().map(|name| Some((*name).to_owned())).chain([None]).collect()
 }

@@ -1,10 +1,9 @@
 //! What each server serves. A new operation does not compile until every server has said whether it takes it.
 
 use crate::request::{
-    HiveCheckRequest, ImageGenerationRequest, ImageInpaintRequest, ImageTransformRequest,
-    InferRequest, ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest,
-    QueenCheckRequest, StatusRequest, WorkerProcessDeleteRequest, WorkerProcessGetRequest,
-    WorkerProcessListRequest, WorkerSpawnRequest,
+    HiveCheckRequest, ImageGenerationRequest, ImageInpaintRequest, ImageTransformRequest, InferRequest,
+    ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest, QueenCheckRequest, StatusRequest,
+    WorkerProcessDeleteRequest, WorkerProcessGetRequest, WorkerProcessListRequest, WorkerSpawnRequest,
 };
 use crate::{ApiError, ErrorCode, Operation, OperationKind, Validated};
 
@@ -128,18 +127,10 @@ impl From<Validated<Operation>> for QueenOperation {
             Operation::ImageInpaint(request) => Self::ImageInpaint(Validated::part(request)),
             Operation::HiveCheck(request) => part(Hive::HiveCheck(Validated::part(request))),
             Operation::WorkerSpawn(request) => part(Hive::WorkerSpawn(Validated::part(request))),
-            Operation::WorkerProcessList(request) => {
-                part(Hive::WorkerProcessList(Validated::part(request)))
-            }
-            Operation::WorkerProcessGet(request) => {
-                part(Hive::WorkerProcessGet(Validated::part(request)))
-            }
-            Operation::WorkerProcessDelete(request) => {
-                part(Hive::WorkerProcessDelete(Validated::part(request)))
-            }
-            Operation::ModelDownload(request) => {
-                part(Hive::ModelDownload(Validated::part(request)))
-            }
+            Operation::WorkerProcessList(request) => part(Hive::WorkerProcessList(Validated::part(request))),
+            Operation::WorkerProcessGet(request) => part(Hive::WorkerProcessGet(Validated::part(request))),
+            Operation::WorkerProcessDelete(request) => part(Hive::WorkerProcessDelete(Validated::part(request))),
+            Operation::ModelDownload(request) => part(Hive::ModelDownload(Validated::part(request))),
             Operation::ModelList(request) => part(Hive::ModelList(Validated::part(request))),
             Operation::ModelGet(request) => part(Hive::ModelGet(Validated::part(request))),
             Operation::ModelDelete(request) => part(Hive::ModelDelete(Validated::part(request))),

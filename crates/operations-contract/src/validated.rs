@@ -60,26 +60,10 @@ impl Validated<Operation> {
     /// the model, which is that worker's own.
     pub fn clear_route(&mut self) {
         let (hive_id, worker_id, model) = match &mut self.0 {
-            Operation::ImageGeneration(request) => (
-                &mut request.hive_id,
-                &mut request.worker_id,
-                &mut request.model,
-            ),
-            Operation::ImageTransform(request) => (
-                &mut request.hive_id,
-                &mut request.worker_id,
-                &mut request.model,
-            ),
-            Operation::ImageInpaint(request) => (
-                &mut request.hive_id,
-                &mut request.worker_id,
-                &mut request.model,
-            ),
-            Operation::Infer(request) => (
-                &mut request.hive_id,
-                &mut request.worker_id,
-                &mut request.model,
-            ),
+            Operation::ImageGeneration(request) => (&mut request.hive_id, &mut request.worker_id, &mut request.model),
+            Operation::ImageTransform(request) => (&mut request.hive_id, &mut request.worker_id, &mut request.model),
+            Operation::ImageInpaint(request) => (&mut request.hive_id, &mut request.worker_id, &mut request.model),
+            Operation::Infer(request) => (&mut request.hive_id, &mut request.worker_id, &mut request.model),
             Operation::Status(_)
             | Operation::QueenCheck(_)
             | Operation::HiveCheck(_)
@@ -139,10 +123,7 @@ impl Check {
             return Ok(());
         }
         let (min, max) = (range.start(), range.end());
-        Err(ApiError::invalid(
-            param,
-            format!("{param} must be between {min} and {max}, got {value}"),
-        ))
+        Err(ApiError::invalid(param, format!("{param} must be between {min} and {max}, got {value}")))
     }
 
     pub(crate) fn optional_range<T: PartialOrd + Display + Copy>(
@@ -158,10 +139,7 @@ impl Check {
         if value >= min {
             return Ok(());
         }
-        Err(ApiError::invalid(
-            param,
-            format!("{param} must be at least {min}, got {value}"),
-        ))
+        Err(ApiError::invalid(param, format!("{param} must be at least {min}, got {value}")))
     }
 
     pub(crate) fn side(&self, param: &str, value: Option<u32>) -> Result<(), ApiError> {
@@ -171,45 +149,27 @@ impl Check {
             return Ok(());
         }
         let multiple = limits::SIDE_MULTIPLE;
-        Err(ApiError::invalid(
-            param,
-            format!("{param} must be a multiple of {multiple}, got {value}"),
-        ))
+        Err(ApiError::invalid(param, format!("{param} must be a multiple of {multiple}, got {value}")))
     }
 
     pub(crate) fn strength(&self, param: &str, value: f64) -> Result<(), ApiError> {
         if value > 0.0 && value <= 1.0 {
             return Ok(());
         }
-        Err(ApiError::invalid(
-            param,
-            format!("{param} must be above 0 and at most 1, got {value}"),
-        ))
+        Err(ApiError::invalid(param, format!("{param} must be above 0 and at most 1, got {value}")))
     }
 
     pub(crate) fn text(&self, param: &str, text: &str, max: usize) -> Result<(), ApiError> {
         if text.len() <= max {
             return Ok(());
         }
-        Err(ApiError::invalid(
-            param,
-            format!("{param} may have at most {max} bytes, got {}", text.len()),
-        ))
+        Err(ApiError::invalid(param, format!("{param} may have at most {max} bytes, got {}", text.len())))
     }
 
-    pub(crate) fn one_of(
-        &self,
-        param: &str,
-        value: Option<&str>,
-        known: &[&str],
-    ) -> Result<(), ApiError> {
+    pub(crate) fn one_of(&self, param: &str, value: Option<&str>, known: &[&str]) -> Result<(), ApiError> {
         match value {
             Some(value) if !known.contains(&value) => {
-                let message = format!(
-                    "{param} {} is not known; known are {}",
-                    quoted(value),
-                    known.join(", ")
-                );
+                let message = format!("{param} {} is not known; known are {}", quoted(value), known.join(", "));
                 Err(ApiError::invalid(param, message))
             }
             _ => Ok(()),
@@ -221,17 +181,10 @@ impl Check {
         let fault = if id.is_empty() {
             "must not be empty".to_owned()
         } else if id.len() > limits::ID_BYTES {
-            format!(
-                "may have at most {} bytes, got {}",
-                limits::ID_BYTES,
-                id.len()
-            )
+            format!("may have at most {} bytes, got {}", limits::ID_BYTES, id.len())
         } else if id.contains(['/', '\\']) {
             format!("must not contain a path separator, got {}", quoted(id))
-        } else if id == "."
-            || id == ".."
-            || id.contains(|char: char| char.is_control() || char == ':')
-        {
+        } else if id == "." || id == ".." || id.contains(|char: char| char.is_control() || char == ':') {
             format!("must be a plain name, got {}", quoted(id))
         } else {
             return Ok(());
@@ -246,10 +199,7 @@ impl Check {
     /// A model's name may be a path and so hold nearly everything.
     pub(crate) fn model(&self, param: &str, model: &str) -> Result<(), ApiError> {
         if model.trim().is_empty() {
-            return Err(ApiError::invalid(
-                param,
-                format!("{param} must not be empty"),
-            ));
+            return Err(ApiError::invalid(param, format!("{param} must not be empty")));
         }
         self.text(param, model, limits::MODEL_BYTES)?;
         if model.contains(char::is_control) {
@@ -266,41 +216,25 @@ impl Check {
     /// Really of its format, and no bomb: the header tells the size before anything is decoded.
     pub(crate) fn image(&self, param: &str, file: &Base64Bytes) -> Result<(), ApiError> {
         if file.is_empty() {
-            return Err(ApiError::invalid(
-                param,
-                format!("{param} is empty; give a PNG, JPEG or WebP in base64"),
-            ));
+            return Err(ApiError::invalid(param, format!("{param} is empty; give a PNG, JPEG or WebP in base64")));
         }
         if file.len() > limits::IMAGE_BYTES {
-            let message = format!(
-                "{param} may have at most {} bytes, got {}",
-                limits::IMAGE_BYTES,
-                file.len()
-            );
+            let message = format!("{param} may have at most {} bytes, got {}", limits::IMAGE_BYTES, file.len());
             return Err(ApiError::new(ErrorCode::PayloadTooLarge, message).with_param(param));
         }
         let Ok(format) = image::guess_format(file) else {
-            return Err(ApiError::invalid(
-                param,
-                format!("{param} is not a PNG, JPEG or WebP"),
-            ));
+            return Err(ApiError::invalid(param, format!("{param} is not a PNG, JPEG or WebP")));
         };
-        if !matches!(
-            format,
-            image::ImageFormat::Png | image::ImageFormat::Jpeg | image::ImageFormat::WebP
-        ) {
+        if !matches!(format, image::ImageFormat::Png | image::ImageFormat::Jpeg | image::ImageFormat::WebP) {
             let message = format!("{param} is {format:?}; only PNG, JPEG and WebP are read");
             return Err(ApiError::invalid(param, message));
         }
-        let broken = |error: image::ImageError| {
-            ApiError::invalid(param, format!("{param} cannot be decoded: {error}"))
-        };
+        let broken = |error: image::ImageError| ApiError::invalid(param, format!("{param} cannot be decoded: {error}"));
         let reader = || image::ImageReader::with_format(Cursor::new(&**file), format);
         let (width, height) = reader().into_dimensions().map_err(broken)?;
         let max = limits::IMAGE_SIDE;
         if width == 0 || height == 0 || width > max || height > max {
-            let message =
-                format!("{param} may be at most {max} x {max} pixels, got {width} x {height}");
+            let message = format!("{param} may be at most {max} x {max} pixels, got {width} x {height}");
             return Err(ApiError::invalid(param, message));
         }
         reader().decode().map(drop).map_err(broken)

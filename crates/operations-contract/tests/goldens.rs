@@ -8,20 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn golden(folder: &str) -> Vec<(String, Value)> {
-    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/goldens")
-        .join(folder);
+    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(folder);
     let mut found: Vec<_> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .map(|path| {
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
             let text = fs::read_to_string(&path).unwrap();
-            (
-                name,
-                serde_json::from_str(&text)
-                    .unwrap_or_else(|error| panic!("{}: {error}", path.display())),
-            )
+            (name, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
         })
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -31,21 +25,12 @@ fn golden(folder: &str) -> Vec<(String, Value)> {
 #[test]
 fn every_operation_has_a_golden_that_is_valid_and_comes_back_the_same() {
     let goldens = golden("operations");
-    let names: BTreeSet<&str> = goldens
-        .iter()
-        .map(|(name, _)| name.split('.').next().unwrap())
-        .collect();
-    assert_eq!(
-        names,
-        OperationKind::ALL.iter().map(|kind| kind.name()).collect()
-    );
+    let names: BTreeSet<&str> = goldens.iter().map(|(name, _)| name.split('.').next().unwrap()).collect();
+    assert_eq!(names, OperationKind::ALL.iter().map(|kind| kind.name()).collect());
     for (name, json) in goldens {
-        let operation = Operation::from_value(json.clone(), |_| true)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let operation = Operation::from_value(json.clone(), |_| true).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(operation.name(), name.split('.').next().unwrap());
-        let operation = operation
-            .validate()
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let operation = operation.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(serde_json::to_value(&*operation).unwrap(), json, "{name}");
     }
 }
@@ -53,25 +38,11 @@ fn every_operation_has_a_golden_that_is_valid_and_comes_back_the_same() {
 #[test]
 fn every_event_has_a_golden_that_comes_back_the_same() {
     let goldens = golden("events");
-    let names: BTreeSet<&str> = goldens
-        .iter()
-        .map(|(name, _)| name.split('.').next().unwrap())
-        .collect();
-    let all = [
-        "queued",
-        "started",
-        "progress",
-        "preview",
-        "token",
-        "narration",
-        "complete",
-        "error",
-        "cancelled",
-    ];
+    let names: BTreeSet<&str> = goldens.iter().map(|(name, _)| name.split('.').next().unwrap()).collect();
+    let all = ["queued", "started", "progress", "preview", "token", "narration", "complete", "error", "cancelled"];
     assert_eq!(names, all.into_iter().collect());
     for (name, json) in goldens {
-        let event: JobEvent =
-            serde_json::from_value(json.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let event: JobEvent = serde_json::from_value(json.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(event.name(), name.split('.').next().unwrap());
         assert_eq!(json["type"], event.name());
         assert_eq!(serde_json::to_value(&event).unwrap(), json, "{name}");
@@ -81,26 +52,12 @@ fn every_event_has_a_golden_that_comes_back_the_same() {
 #[test]
 fn the_events_of_the_specification_are_written_as_there() {
     let written = |event: JobEvent| serde_json::to_string(&event).unwrap();
+    assert_eq!(written(JobEvent::Queued { position: 3 }), r#"{"type":"queued","position":3}"#);
     assert_eq!(
-        written(JobEvent::Queued { position: 3 }),
-        r#"{"type":"queued","position":3}"#
-    );
-    assert_eq!(
-        written(JobEvent::Progress {
-            step: 7,
-            total: 20,
-            phase: None,
-            eta_ms: None
-        }),
+        written(JobEvent::Progress { step: 7, total: 20, phase: None, eta_ms: None }),
         r#"{"type":"progress","step":7,"total":20}"#
     );
-    assert_eq!(
-        written(JobEvent::Token {
-            t: "Hello".into(),
-            i: 0
-        }),
-        r#"{"type":"token","t":"Hello","i":0}"#
-    );
+    assert_eq!(written(JobEvent::Token { t: "Hello".into(), i: 0 }), r#"{"type":"token","t":"Hello","i":0}"#);
     assert_eq!(written(JobEvent::Cancelled {}), r#"{"type":"cancelled"}"#);
     assert_eq!(
         written(ApiError::internal("the worker died").into()),
@@ -114,8 +71,6 @@ fn a_picture_is_base64_on_the_wire_only() {
         r#"{"type":"complete","image":"iVBORw==","format":"png","seed":42,"something_newer":true}"#,
     )
     .unwrap();
-    let JobEvent::Complete(operations_contract::Completion::Image(completion)) = event else {
-        panic!("{event:?}")
-    };
+    let JobEvent::Complete(operations_contract::Completion::Image(completion)) = event else { panic!("{event:?}") };
     assert_eq!(completion.image, Base64Bytes::from(b"\x89PNG".to_vec()));
 }

@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 /// A picture of one colour.
 fn picture(format: image::ImageFormat, width: u32, height: u32) -> Vec<u8> {
     let mut file = std::io::Cursor::new(Vec::new());
-    image::RgbImage::new(width, height)
-        .write_to(&mut file, format)
-        .unwrap();
+    image::RgbImage::new(width, height).write_to(&mut file, format).unwrap();
     file.into_inner()
 }
 
@@ -21,31 +19,20 @@ fn png() -> String {
 }
 
 fn with(mut base: Value, fields: Value) -> Value {
-    base.as_object_mut()
-        .unwrap()
-        .append(&mut fields.as_object().unwrap().clone());
+    base.as_object_mut().unwrap().append(&mut fields.as_object().unwrap().clone());
     base
 }
 
 fn generation(fields: Value) -> Value {
-    with(
-        json!({"operation": "image_generation", "prompt": "a"}),
-        fields,
-    )
+    with(json!({"operation": "image_generation", "prompt": "a"}), fields)
 }
 
 fn transform(fields: Value) -> Value {
-    with(
-        json!({"operation": "image_transform", "prompt": "a", "init_image": png()}),
-        fields,
-    )
+    with(json!({"operation": "image_transform", "prompt": "a", "init_image": png()}), fields)
 }
 
 fn inpaint(fields: Value) -> Value {
-    with(
-        json!({"operation": "image_inpaint", "prompt": "a", "init_image": png(), "mask_image": png()}),
-        fields,
-    )
+    with(json!({"operation": "image_inpaint", "prompt": "a", "init_image": png(), "mask_image": png()}), fields)
 }
 
 fn infer(fields: Value) -> Value {
@@ -54,122 +41,48 @@ fn infer(fields: Value) -> Value {
 
 #[track_caller]
 fn accepted(operation: Value) {
-    Operation::from_value(operation, |_| true)
-        .unwrap()
-        .validate()
-        .unwrap();
+    Operation::from_value(operation, |_| true).unwrap().validate().unwrap();
 }
 
 #[track_caller]
 fn refused(operation: Value, param: &str, message: &str) {
-    let error = Operation::from_value(operation, |_| true)
-        .unwrap()
-        .validate()
-        .unwrap_err();
-    assert_eq!(
-        (error.param.as_deref(), &*error.message),
-        (Some(param), message)
-    );
-    assert_eq!(
-        (error.code, error.status()),
-        (ErrorCode::InvalidRequest, 422)
-    );
+    let error = Operation::from_value(operation, |_| true).unwrap().validate().unwrap_err();
+    assert_eq!((error.param.as_deref(), &*error.message), (Some(param), message));
+    assert_eq!((error.code, error.status()), (ErrorCode::InvalidRequest, 422));
 }
 
 #[test]
 fn numbers_at_their_edges_are_accepted() {
-    accepted(generation(
-        json!({"prompt": "", "steps": 1, "guidance_scale": 0, "width": 64, "height": 2048}),
-    ));
-    accepted(generation(
-        json!({"steps": 150, "guidance_scale": 30, "count": 64, "clip_skip": 0, "preview_every": 1}),
-    ));
-    accepted(generation(
-        json!({"clip_skip": 11, "seed": u64::MAX, "scheduler": "euler", "schedule": "karras"}),
-    ));
-    accepted(generation(
-        json!({"schedule": "exponential", "negative_prompt": "b".repeat(64 * 1024)}),
-    ));
+    accepted(generation(json!({"prompt": "", "steps": 1, "guidance_scale": 0, "width": 64, "height": 2048})));
+    accepted(generation(json!({"steps": 150, "guidance_scale": 30, "count": 64, "clip_skip": 0, "preview_every": 1})));
+    accepted(generation(json!({"clip_skip": 11, "seed": u64::MAX, "scheduler": "euler", "schedule": "karras"})));
+    accepted(generation(json!({"schedule": "exponential", "negative_prompt": "b".repeat(64 * 1024)})));
     accepted(transform(json!({"strength": 1.0})));
     accepted(transform(json!({"strength": 1e-9})));
     accepted(inpaint(json!({"mask_blur": 0, "composite": false})));
-    accepted(infer(
-        json!({"temperature": 2, "top_p": 1, "min_p": 0, "max_tokens": 1, "top_k": 0, "stop": ["\n"]}),
-    ));
+    accepted(infer(json!({"temperature": 2, "top_p": 1, "min_p": 0, "max_tokens": 1, "top_k": 0, "stop": ["\n"]})));
 }
 
 #[test]
 fn numbers_beyond_their_edges_are_refused() {
-    refused(
-        generation(json!({"steps": 0})),
-        "steps",
-        "steps must be between 1 and 150, got 0",
-    );
-    refused(
-        generation(json!({"steps": 151})),
-        "steps",
-        "steps must be between 1 and 150, got 151",
-    );
+    refused(generation(json!({"steps": 0})), "steps", "steps must be between 1 and 150, got 0");
+    refused(generation(json!({"steps": 151})), "steps", "steps must be between 1 and 150, got 151");
     refused(
         generation(json!({"guidance_scale": -0.5})),
         "guidance_scale",
         "guidance_scale must be between 0 and 30, got -0.5",
     );
-    refused(
-        generation(json!({"width": 500})),
-        "width",
-        "width must be a multiple of 8, got 500",
-    );
-    refused(
-        generation(json!({"width": 56})),
-        "width",
-        "width must be between 64 and 2048, got 56",
-    );
-    refused(
-        generation(json!({"height": 2056})),
-        "height",
-        "height must be between 64 and 2048, got 2056",
-    );
-    refused(
-        generation(json!({"count": 0})),
-        "count",
-        "count must be between 1 and 64, got 0",
-    );
-    refused(
-        generation(json!({"clip_skip": 12})),
-        "clip_skip",
-        "clip_skip must be between 0 and 11, got 12",
-    );
-    refused(
-        transform(json!({"strength": 0})),
-        "strength",
-        "strength must be above 0 and at most 1, got 0",
-    );
-    refused(
-        inpaint(json!({"strength": 1.1})),
-        "strength",
-        "strength must be above 0 and at most 1, got 1.1",
-    );
-    refused(
-        inpaint(json!({"mask_blur": 64.5})),
-        "mask_blur",
-        "mask_blur must be between 0 and 64, got 64.5",
-    );
-    refused(
-        infer(json!({"temperature": 2.1})),
-        "temperature",
-        "temperature must be between 0 and 2, got 2.1",
-    );
-    refused(
-        infer(json!({"top_p": 1.1})),
-        "top_p",
-        "top_p must be between 0 and 1, got 1.1",
-    );
-    refused(
-        infer(json!({"max_tokens": 0})),
-        "max_tokens",
-        "max_tokens must be at least 1, got 0",
-    );
+    refused(generation(json!({"width": 500})), "width", "width must be a multiple of 8, got 500");
+    refused(generation(json!({"width": 56})), "width", "width must be between 64 and 2048, got 56");
+    refused(generation(json!({"height": 2056})), "height", "height must be between 64 and 2048, got 2056");
+    refused(generation(json!({"count": 0})), "count", "count must be between 1 and 64, got 0");
+    refused(generation(json!({"clip_skip": 12})), "clip_skip", "clip_skip must be between 0 and 11, got 12");
+    refused(transform(json!({"strength": 0})), "strength", "strength must be above 0 and at most 1, got 0");
+    refused(inpaint(json!({"strength": 1.1})), "strength", "strength must be above 0 and at most 1, got 1.1");
+    refused(inpaint(json!({"mask_blur": 64.5})), "mask_blur", "mask_blur must be between 0 and 64, got 64.5");
+    refused(infer(json!({"temperature": 2.1})), "temperature", "temperature must be between 0 and 2, got 2.1");
+    refused(infer(json!({"top_p": 1.1})), "top_p", "top_p must be between 0 and 1, got 1.1");
+    refused(infer(json!({"max_tokens": 0})), "max_tokens", "max_tokens must be at least 1, got 0");
 }
 
 #[test]
@@ -189,39 +102,21 @@ fn words_that_nobody_knows_are_refused() {
 
 #[test]
 fn ids_are_plain_names() {
-    refused(
-        generation(json!({"worker_id": ""})),
-        "worker_id",
-        "worker_id must not be empty",
-    );
+    refused(generation(json!({"worker_id": ""})), "worker_id", "worker_id must not be empty");
     refused(
         generation(json!({"hive_id": "../etc"})),
         "hive_id",
         "hive_id must not contain a path separator, got \"../etc\"",
     );
-    refused(
-        json!({"operation": "model_get", "id": ".."}),
-        "id",
-        "id must be a plain name, got \"..\"",
-    );
-    refused(
-        json!({"operation": "model_download", "model": " "}),
-        "model",
-        "model must not be empty",
-    );
-    refused(
-        json!({"operation": "worker_process_get", "pid": 0}),
-        "pid",
-        "pid must be at least 1, got 0",
-    );
+    refused(json!({"operation": "model_get", "id": ".."}), "id", "id must be a plain name, got \"..\"");
+    refused(json!({"operation": "model_download", "model": " "}), "model", "model must not be empty");
+    refused(json!({"operation": "worker_process_get", "pid": 0}), "pid", "pid must be at least 1, got 0");
 }
 
 #[test]
 fn options_are_flags() {
     let spawn = |options| json!({"operation": "worker_spawn", "model": "m", "worker": "cpu", "options": options});
-    accepted(spawn(
-        json!({"low-memory": true, "threads": 4, "precision": "f16"}),
-    ));
+    accepted(spawn(json!({"low-memory": true, "threads": 4, "precision": "f16"})));
     refused(
         spawn(json!({"--threads": 4})),
         "options",
@@ -236,44 +131,26 @@ fn options_are_flags() {
 
 #[test]
 fn a_prompt_or_messages_and_not_both() {
-    refused(
-        json!({"operation": "infer"}),
-        "prompt",
-        "prompt or messages is required",
-    );
+    refused(json!({"operation": "infer"}), "prompt", "prompt or messages is required");
     refused(
         infer(json!({"messages": [{"role": "user", "content": "a"}]})),
         "messages",
         "prompt and messages exclude each other; give one of them",
     );
-    refused(
-        infer(json!({"prompt": "a".repeat(65537)})),
-        "prompt",
-        "prompt may have at most 65536 bytes, got 65537",
-    );
+    refused(infer(json!({"prompt": "a".repeat(65537)})), "prompt", "prompt may have at most 65536 bytes, got 65537");
 }
 
 #[test]
 fn images_are_really_of_their_format() {
-    for format in [
-        image::ImageFormat::Png,
-        image::ImageFormat::Jpeg,
-        image::ImageFormat::WebP,
-    ] {
-        accepted(transform(
-            json!({"init_image": base64(&picture(format, 9, 7))}),
-        ));
+    for format in [image::ImageFormat::Png, image::ImageFormat::Jpeg, image::ImageFormat::WebP] {
+        accepted(transform(json!({"init_image": base64(&picture(format, 9, 7))})));
     }
     refused(
         transform(json!({"init_image": ""})),
         "init_image",
         "init_image is empty; give a PNG, JPEG or WebP in base64",
     );
-    refused(
-        inpaint(json!({"mask_image": base64(b"<svg/>")})),
-        "mask_image",
-        "mask_image is not a PNG, JPEG or WebP",
-    );
+    refused(inpaint(json!({"mask_image": base64(b"<svg/>")})), "mask_image", "mask_image is not a PNG, JPEG or WebP");
     refused(
         transform(json!({"init_image": base64(b"GIF89a\x01\x00\x01\x00")})),
         "init_image",
@@ -281,16 +158,9 @@ fn images_are_really_of_their_format() {
     );
     let whole = picture(image::ImageFormat::Png, 64, 64);
     let operation = transform(json!({"init_image": base64(&whole[..whole.len() / 2])}));
-    let error = Operation::from_value(operation, |_| true)
-        .unwrap()
-        .validate()
-        .unwrap_err();
+    let error = Operation::from_value(operation, |_| true).unwrap().validate().unwrap_err();
     assert_eq!(error.param.as_deref(), Some("init_image"));
-    assert!(
-        error.message.starts_with("init_image cannot be decoded: "),
-        "{}",
-        error.message
-    );
+    assert!(error.message.starts_with("init_image cannot be decoded: "), "{}", error.message);
 }
 
 #[test]
@@ -311,29 +181,14 @@ fn a_bomb_is_refused_by_its_header() {
 /// CRC-32 as PNG defines it (ISO 3309), bit by bit.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            if crc & 1 == 1 {
-                crc >> 1 ^ 0xEDB8_8320
-            } else {
-                crc >> 1
-            }
-        })
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
     })
 }
 
 #[test]
 fn an_image_that_is_too_large_is_413() {
     let operation = transform(json!({"init_image": base64(&vec![0; IMAGE_BYTES + 1])}));
-    let error = Operation::from_value(operation, |_| true)
-        .unwrap()
-        .validate()
-        .unwrap_err();
-    assert_eq!(
-        (error.code, error.status()),
-        (ErrorCode::PayloadTooLarge, 413)
-    );
-    assert_eq!(
-        error.message,
-        "init_image may have at most 33554432 bytes, got 33554433"
-    );
+    let error = Operation::from_value(operation, |_| true).unwrap().validate().unwrap_err();
+    assert_eq!((error.code, error.status()), (ErrorCode::PayloadTooLarge, 413));
+    assert_eq!(error.message, "init_image may have at most 33554432 bytes, got 33554433");
 }

@@ -1,8 +1,8 @@
 //! What nobody thought of.
 
 use operations_contract::{
-    ApiError, HiveOperation, ImageGenerationRequest, JobEvent, LlmWorkerOperation, Operation,
-    OperationKind, Priority, QueenOperation, Request, SCHEDULERS, SdWorkerOperation, Validated,
+    ApiError, HiveOperation, ImageGenerationRequest, JobEvent, LlmWorkerOperation, Operation, OperationKind, Priority,
+    QueenOperation, Request, SCHEDULERS, SdWorkerOperation, Validated,
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value};
@@ -56,29 +56,12 @@ fn field_name() -> impl Strategy<Value = String> {
 
 fn generation() -> impl Strategy<Value = ImageGenerationRequest> {
     (
-        (
-            ".{0,40}",
-            prop::option::of(".{0,40}"),
-            prop::option::of(1..=150_u32),
-            prop::option::of(0.0..=30.0_f64),
-        ),
-        (
-            prop::option::of(8..=256_u32),
-            any::<Option<u64>>(),
-            1..=64_u32,
-            prop::option::of(0..=11_u32),
-        ),
-        (
-            prop::option::of(prop::sample::select(&SCHEDULERS[..])),
-            prop::option::of("[a-z0-9]{1,12}"),
-        ),
+        (".{0,40}", prop::option::of(".{0,40}"), prop::option::of(1..=150_u32), prop::option::of(0.0..=30.0_f64)),
+        (prop::option::of(8..=256_u32), any::<Option<u64>>(), 1..=64_u32, prop::option::of(0..=11_u32)),
+        (prop::option::of(prop::sample::select(&SCHEDULERS[..])), prop::option::of("[a-z0-9]{1,12}")),
     )
         .prop_map(
-            |(
-                (prompt, negative_prompt, steps, guidance_scale),
-                (side, seed, count, clip_skip),
-                (name, id),
-            )| {
+            |((prompt, negative_prompt, steps, guidance_scale), (side, seed, count, clip_skip), (name, id))| {
                 ImageGenerationRequest {
                     prompt,
                     negative_prompt,
@@ -128,11 +111,7 @@ proptest! {
 #[test]
 fn each_operation_is_served_by_the_queen_and_one_other_at_most() {
     for &kind in OperationKind::ALL {
-        let others = [
-            HiveOperation::serves(kind),
-            SdWorkerOperation::serves(kind),
-            LlmWorkerOperation::serves(kind),
-        ];
+        let others = [HiveOperation::serves(kind), SdWorkerOperation::serves(kind), LlmWorkerOperation::serves(kind)];
         let served = others.into_iter().filter(|serves| *serves).count();
         let queens_own = matches!(kind, OperationKind::Status | OperationKind::QueenCheck);
         assert_eq!(served, usize::from(!queens_own), "{kind}");
@@ -141,28 +120,17 @@ fn each_operation_is_served_by_the_queen_and_one_other_at_most() {
 
 #[test]
 fn a_server_gets_what_it_serves_and_refuses_the_rest() {
-    let checked: Validated<Operation> =
-        ImageGenerationRequest::default().validate().unwrap().into();
-    assert!(matches!(
-        SdWorkerOperation::try_from(checked.clone()),
-        Ok(SdWorkerOperation::ImageGeneration(_))
-    ));
-    assert!(matches!(
-        QueenOperation::from(checked.clone()),
-        QueenOperation::ImageGeneration(_)
-    ));
+    let checked: Validated<Operation> = ImageGenerationRequest::default().validate().unwrap().into();
+    assert!(matches!(SdWorkerOperation::try_from(checked.clone()), Ok(SdWorkerOperation::ImageGeneration(_))));
+    assert!(matches!(QueenOperation::from(checked.clone()), QueenOperation::ImageGeneration(_)));
     let error = HiveOperation::try_from(checked).unwrap_err();
-    assert_eq!(
-        error.message,
-        "a hive does not serve the operation image_generation"
-    );
+    assert_eq!(error.message, "a hive does not serve the operation image_generation");
     assert_eq!(error.status(), 400);
 }
 
 #[test]
 fn a_seed_is_drawn_once() {
-    let mut checked: Validated<Operation> =
-        ImageGenerationRequest::default().validate().unwrap().into();
+    let mut checked: Validated<Operation> = ImageGenerationRequest::default().validate().unwrap().into();
     assert_eq!(checked.fill_seed(|| 7), Some(7));
     assert_eq!(checked.fill_seed(|| 8), Some(7));
 }

@@ -29,9 +29,7 @@ impl Vector for Ymm {
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
         Self(unsafe {
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(
-                _mm_loadu_si128(from.cast()),
-            )))
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))))
         })
     }
     #[inline(always)]
@@ -64,27 +62,20 @@ impl Vector for Ymm {
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
-        Self(unsafe {
-            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)
-        })
+        Self(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
     }
     #[inline(always)]
     unsafe fn scale(self, exponent: Self) -> Self {
         unsafe {
-            let bits = _mm256_slli_epi32::<23>(_mm256_add_epi32(
-                _mm256_cvtps_epi32(exponent.0),
-                _mm256_set1_epi32(127),
-            ));
+            let bits =
+                _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(exponent.0), _mm256_set1_epi32(127)));
             Self(_mm256_mul_ps(self.0, _mm256_castsi256_ps(bits)))
         }
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         unsafe {
-            let x = _mm_add_ps(
-                _mm256_castps256_ps128(self.0),
-                _mm256_extractf128_ps::<1>(self.0),
-            );
+            let x = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
             let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps::<1>(x, x)))
         }
@@ -92,10 +83,7 @@ impl Vector for Ymm {
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
         unsafe {
-            let x = _mm_max_ps(
-                _mm256_castps256_ps128(self.0),
-                _mm256_extractf128_ps::<1>(self.0),
-            );
+            let x = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
             let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps::<1>(x, x)))
         }

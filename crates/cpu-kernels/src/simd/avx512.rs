@@ -29,9 +29,7 @@ impl Vector for Zmm {
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
         Self(unsafe {
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
-                _mm256_loadu_si256(from.cast()),
-            )))
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))))
         })
     }
     #[inline(always)]
@@ -64,9 +62,7 @@ impl Vector for Zmm {
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
-        Self(unsafe {
-            _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)
-        })
+        Self(unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
     }
     #[inline(always)]
     unsafe fn scale(self, exponent: Self) -> Self {

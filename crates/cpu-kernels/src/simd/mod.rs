@@ -106,8 +106,7 @@ pub(crate) struct Kernels {
     pub(crate) scale: unsafe fn(*const f32, f32, *mut f32, usize),
     pub(crate) layer_norm: unsafe fn(*const f32, usize, *const f32, *const f32, f32, *mut f32),
     pub(crate) channel_sums: unsafe fn(*const f32, usize, usize, *mut f32, *mut f32),
-    pub(crate) affine:
-        unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
+    pub(crate) affine: unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
 }
 
 pub(crate) use rows::SoftmaxBlock;

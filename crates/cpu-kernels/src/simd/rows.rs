@@ -77,18 +77,10 @@ pub(super) unsafe fn geglu<V: Vector>(
         // SAFETY: the caller's promise.
         unsafe {
             let (a, gate, y) = (a.add(i * ld), gate.add(i * ld), y.add(i * ldy));
-            sweep!(
-                V,
-                cols,
-                |j| V::load(a.add(j))
-                    .mul(math::gelu(V::load(gate.add(j))))
-                    .store(y.add(j)),
-                |rest| {
-                    let product = V::load_partial(a.add(j), rest)
-                        .mul(math::gelu(V::load_partial(gate.add(j), rest)));
-                    product.store_partial(y.add(j), rest);
-                }
-            );
+            sweep!(V, cols, |j| V::load(a.add(j)).mul(math::gelu(V::load(gate.add(j)))).store(y.add(j)), |rest| {
+                let product = V::load_partial(a.add(j), rest).mul(math::gelu(V::load_partial(gate.add(j), rest)));
+                product.store_partial(y.add(j), rest);
+            });
         }
     }
 }
@@ -101,16 +93,9 @@ pub(super) unsafe fn geglu<V: Vector>(
 pub(super) unsafe fn add<V: Vector>(x: *const f32, y: *mut f32, len: usize) {
     // SAFETY: every access lies below `len`.
     unsafe {
-        sweep!(
-            V,
-            len,
-            |j| V::load(y.add(j)).add(V::load(x.add(j))).store(y.add(j)),
-            |rest| {
-                V::load_partial(y.add(j), rest)
-                    .add(V::load_partial(x.add(j), rest))
-                    .store_partial(y.add(j), rest);
-            }
-        );
+        sweep!(V, len, |j| V::load(y.add(j)).add(V::load(x.add(j))).store(y.add(j)), |rest| {
+            V::load_partial(y.add(j), rest).add(V::load_partial(x.add(j), rest)).store_partial(y.add(j), rest);
+        });
     }
 }
 
@@ -123,16 +108,9 @@ pub(super) unsafe fn scale<V: Vector>(x: *const f32, factor: f32, y: *mut f32, l
     // SAFETY: every access lies below `len`.
     unsafe {
         let f = V::splat(factor);
-        sweep!(
-            V,
-            len,
-            |j| V::load(x.add(j)).mul(f).store(y.add(j)),
-            |rest| {
-                V::load_partial(x.add(j), rest)
-                    .mul(f)
-                    .store_partial(y.add(j), rest);
-            }
-        );
+        sweep!(V, len, |j| V::load(x.add(j)).mul(f).store(y.add(j)), |rest| {
+            V::load_partial(x.add(j), rest).mul(f).store_partial(y.add(j), rest);
+        });
     }
 }
 
@@ -144,8 +122,7 @@ pub(super) unsafe fn widen_f16<V: Vector>(x: *const u16, y: *mut f32, len: usize
     unsafe {
         sweep!(V, len, |j| V::load_f16(x.add(j)).store(y.add(j)), |rest| {
             for i in j..j + rest {
-                y.add(i)
-                    .write(half::f16::from_bits(x.add(i).read()).to_f32());
+                y.add(i).write(half::f16::from_bits(x.add(i).read()).to_f32());
             }
         });
     }
@@ -159,8 +136,7 @@ pub(super) unsafe fn widen_bf16<V: Vector>(x: *const u16, y: *mut f32, len: usiz
     unsafe {
         sweep!(V, len, |j| V::load_bf16(x.add(j)).store(y.add(j)), |rest| {
             for i in j..j + rest {
-                y.add(i)
-                    .write(f32::from_bits(u32::from(x.add(i).read()) << 16));
+                y.add(i).write(f32::from_bits(u32::from(x.add(i).read()) << 16));
             }
         });
     }
@@ -230,9 +206,7 @@ unsafe fn largest<V: Vector>(x: *const f32, len: usize) -> f32 {
     // SAFETY: every access lies below `len`; the last register overlaps the one before.
     unsafe {
         if len < V::LANES {
-            return (0..len)
-                .map(|j| x.add(j).read())
-                .fold(f32::NEG_INFINITY, f32::max);
+            return (0..len).map(|j| x.add(j).read()).fold(f32::NEG_INFINITY, f32::max);
         }
         let mut m = V::load(x.add(len - V::LANES));
         let mut j = 0;
@@ -304,9 +278,7 @@ pub(super) unsafe fn layer_norm<V: Vector>(
                 let d = V::load(x.add(j)).sub(m);
                 squares = d.mul_add(d, squares);
             },
-            |rest| tail = (j..j + rest)
-                .map(|i| (x.add(i).read() - mean).powi(2))
-                .sum()
+            |rest| tail = (j..j + rest).map(|i| (x.add(i).read() - mean).powi(2)).sum()
         );
         let scale = 1.0 / ((squares.sum() + tail) / c as f32 + eps).sqrt();
         let s = V::splat(scale);
@@ -315,15 +287,11 @@ pub(super) unsafe fn layer_norm<V: Vector>(
             c,
             |j| {
                 let v = V::load(x.add(j)).sub(m).mul(s);
-                v.mul_add(V::load(weight.add(j)), V::load(bias.add(j)))
-                    .store(y.add(j));
+                v.mul_add(V::load(weight.add(j)), V::load(bias.add(j))).store(y.add(j));
             },
             |rest| {
                 let v = V::load_partial(x.add(j), rest).sub(m).mul(s);
-                let v = v.mul_add(
-                    V::load_partial(weight.add(j), rest),
-                    V::load_partial(bias.add(j), rest),
-                );
+                let v = v.mul_add(V::load_partial(weight.add(j), rest), V::load_partial(bias.add(j), rest));
                 v.store_partial(y.add(j), rest);
             }
         );
@@ -336,13 +304,7 @@ pub(super) unsafe fn layer_norm<V: Vector>(
 /// # Safety
 /// As [`Vector`]; `rows` is not 0, `x` is good for `rows * c` floats, the others for `c`.
 #[inline(always)]
-pub(super) unsafe fn channel_sums<V: Vector>(
-    x: *const f32,
-    rows: usize,
-    c: usize,
-    sums: *mut f32,
-    squares: *mut f32,
-) {
+pub(super) unsafe fn channel_sums<V: Vector>(x: *const f32, rows: usize, c: usize, sums: *mut f32, squares: *mut f32) {
     // SAFETY: offsets stay below `rows * c`.
     unsafe {
         // Four registers of channels at a time: a whole cache line or more of each row.
@@ -395,13 +357,7 @@ pub(super) unsafe fn channel_sums<V: Vector>(
 #[inline(always)]
 unsafe fn load_up_to<V: Vector>(from: *const f32, count: usize) -> V {
     // SAFETY: the caller's promise.
-    unsafe {
-        if count == V::LANES {
-            V::load(from)
-        } else {
-            V::load_partial(from, count)
-        }
-    }
+    unsafe { if count == V::LANES { V::load(from) } else { V::load_partial(from, count) } }
 }
 
 /// `y = act(a * x + b)` for `rows` rows of `c`, `a` and `b` by channel.
@@ -425,17 +381,10 @@ pub(super) unsafe fn affine<V: Vector>(
             sweep!(
                 V,
                 c,
-                |j| math::act(
-                    act,
-                    V::load(x.add(j)).mul_add(V::load(a.add(j)), V::load(b.add(j)))
-                )
-                .store(y.add(j)),
+                |j| math::act(act, V::load(x.add(j)).mul_add(V::load(a.add(j)), V::load(b.add(j)))).store(y.add(j)),
                 |rest| {
                     let v = V::load_partial(x.add(j), rest);
-                    let v = v.mul_add(
-                        V::load_partial(a.add(j), rest),
-                        V::load_partial(b.add(j), rest),
-                    );
+                    let v = v.mul_add(V::load_partial(a.add(j), rest), V::load_partial(b.add(j), rest));
                     math::act(act, v).store_partial(y.add(j), rest);
                 }
             );

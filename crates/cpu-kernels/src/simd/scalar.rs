@@ -38,18 +38,12 @@ impl Vector for Lanes {
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: the caller promises LANES readable halves.
-        Self(
-            unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
-                .map(|bits| half::f16::from_bits(bits).to_f32()),
-        )
+        Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| half::f16::from_bits(bits).to_f32()))
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
         // SAFETY: the caller promises LANES readable halves.
-        Self(
-            unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
-                .map(|bits| f32::from_bits(u32::from(bits) << 16)),
-        )
+        Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| f32::from_bits(u32::from(bits) << 16)))
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -88,9 +82,7 @@ impl Vector for Lanes {
     }
     #[inline(always)]
     unsafe fn scale(self, exponent: Self) -> Self {
-        self.map(exponent, |x, n| {
-            x * f32::from_bits(((n as i32 + 127) as u32) << 23)
-        })
+        self.map(exponent, |x, n| x * f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {

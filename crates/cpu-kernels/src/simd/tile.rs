@@ -62,8 +62,7 @@ unsafe fn fixed<V: Vector, const M: usize, const N: usize>(t: &Tile) {
         if !t.addend.is_null() {
             for i in 0..M {
                 for j in 0..N {
-                    sums[i][j] =
-                        sums[i][j].add(V::load(t.addend.add(i * t.ld_addend + j * V::LANES)));
+                    sums[i][j] = sums[i][j].add(V::load(t.addend.add(i * t.ld_addend + j * V::LANES)));
                 }
             }
         }

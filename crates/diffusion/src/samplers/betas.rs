@@ -32,10 +32,7 @@ pub(super) fn alphas_cumprod(config: &SchedulerConfig) -> Result<Vec<f32>> {
     }
     let mut cumprod = cumulate(&betas);
     // Those that divide by alpha keep a little of it.
-    let divides = matches!(
-        config.class(),
-        Class::Euler | Class::EulerAncestral | Class::DpmMultistep | Class::UniPc
-    );
+    let divides = matches!(config.class(), Class::Euler | Class::EulerAncestral | Class::DpmMultistep | Class::UniPc);
     if rescale
         && divides
         && let Some(last) = cumprod.last_mut()
@@ -80,10 +77,7 @@ impl Alphas {
 
 /// `((1 - alphas_cumprod) / alphas_cumprod) ** 0.5`: the noise beside a picture of scale 1.
 pub(super) fn sigmas(alphas_cumprod: &[f32]) -> Vec<f32> {
-    alphas_cumprod
-        .iter()
-        .map(|a| ((1.0 - a) / a).sqrt())
-        .collect()
+    alphas_cumprod.iter().map(|a| ((1.0 - a) / a).sqrt()).collect()
 }
 
 #[derive(Clone, Copy)]
@@ -113,48 +107,35 @@ fn betas(config: &SchedulerConfig) -> Result<Vec<f32>> {
     };
     let start = config.number("beta_start", start)?;
     let end = config.number("beta_end", end)?;
-    let common = [
-        ("linear", Betas::Linear),
-        ("scaled_linear", Betas::ScaledLinear),
-        ("squaredcos_cap_v2", Betas::Cosine),
-    ];
+    let common =
+        [("linear", Betas::Linear), ("scaled_linear", Betas::ScaledLinear), ("squaredcos_cap_v2", Betas::Cosine)];
     let own: &[_] = match config.class() {
         Class::Ddpm => &[("laplace", Betas::Laplace), ("sigmoid", Betas::Sigmoid)],
         Class::Heun => &[("exp", Betas::Exp)],
         _ => &[],
     };
-    Ok(
-        match config.choice("beta_schedule", schedule, &[&common, own].concat())? {
-            Betas::Linear => linspace_f32(start, end, count),
-            Betas::ScaledLinear => linspace_f32(start.sqrt(), end.sqrt(), count)
-                .into_iter()
-                .map(|b| b * b)
-                .collect(),
-            Betas::Cosine => {
-                of_alpha_bar(count, |t| ((t + 0.008) / 1.008 * PI / 2.0).cos().powi(2))
-            }
-            Betas::Exp => of_alpha_bar(count, |t| (t * -12.0).exp()),
-            Betas::Laplace => of_alpha_bar(count, |t| {
-                let centred = 0.5 - t;
-                let lambda =
-                    -0.5 * 1f64.copysign(centred) * (1.0 - 2.0 * centred.abs() + 1e-6).ln();
-                let snr = lambda.exp();
-                (snr / (1.0 + snr)).sqrt()
-            }),
-            Betas::Sigmoid => linspace_f32(-6.0, 6.0, count)
-                .into_iter()
-                .map(|x| 1.0 / (1.0 + (-x).exp()) * (end - start) as f32 + start as f32)
-                .collect(),
-        },
-    )
+    Ok(match config.choice("beta_schedule", schedule, &[&common, own].concat())? {
+        Betas::Linear => linspace_f32(start, end, count),
+        Betas::ScaledLinear => linspace_f32(start.sqrt(), end.sqrt(), count).into_iter().map(|b| b * b).collect(),
+        Betas::Cosine => of_alpha_bar(count, |t| ((t + 0.008) / 1.008 * PI / 2.0).cos().powi(2)),
+        Betas::Exp => of_alpha_bar(count, |t| (t * -12.0).exp()),
+        Betas::Laplace => of_alpha_bar(count, |t| {
+            let centred = 0.5 - t;
+            let lambda = -0.5 * 1f64.copysign(centred) * (1.0 - 2.0 * centred.abs() + 1e-6).ln();
+            let snr = lambda.exp();
+            (snr / (1.0 + snr)).sqrt()
+        }),
+        Betas::Sigmoid => linspace_f32(-6.0, 6.0, count)
+            .into_iter()
+            .map(|x| 1.0 / (1.0 + (-x).exp()) * (end - start) as f32 + start as f32)
+            .collect(),
+    })
 }
 
 /// `betas_for_alpha_bar`: betas that make the cumulated alphas follow a function of the time in [0, 1].
 fn of_alpha_bar(count: usize, alpha_bar: impl Fn(f64) -> f64) -> Vec<f32> {
     let at = |i: usize| alpha_bar(i as f64 / count as f64);
-    (0..count)
-        .map(|i| (1.0 - at(i + 1) / at(i)).min(0.999) as f32)
-        .collect()
+    (0..count).map(|i| (1.0 - at(i + 1) / at(i)).min(0.999) as f32).collect()
 }
 
 /// Torch cumulates float32 in double precision and rounds each product.

@@ -27,11 +27,7 @@ impl SchedulerConfig {
     /// [`SamplerKind`]'s. The other keys are checked by [`Sampler::new`](super::Sampler::new).
     pub fn parse(json: &str) -> Result<Self> {
         let keys = parse_object(json)?;
-        let class = keys
-            .get("_class_name")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
+        let class = keys.get("_class_name").and_then(Value::as_str).unwrap_or_default().to_owned();
         Self::of_class(&class, keys)
     }
 
@@ -44,15 +40,12 @@ impl SchedulerConfig {
     }
 
     fn of_class(name: &str, keys: Map<String, Value>) -> Result<Self> {
-        let class = Class::ALL
-            .into_iter()
-            .find(|class| class.name() == name)
-            .ok_or_else(|| Error::Unsupported {
-                config: FILE.into(),
-                field: "_class_name".into(),
-                value: name.into(),
-                hint: format!("supported are {}", Class::ALL.map(Class::name).join(", ")),
-            })?;
+        let class = Class::ALL.into_iter().find(|class| class.name() == name).ok_or_else(|| Error::Unsupported {
+            config: FILE.into(),
+            field: "_class_name".into(),
+            value: name.into(),
+            hint: format!("supported are {}", Class::ALL.map(Class::name).join(", ")),
+        })?;
         Ok(Self { class, keys }.normalised())
     }
 
@@ -72,12 +65,7 @@ impl SchedulerConfig {
             _ => {}
         }
         if let Some(schedule) = schedule {
-            let refuse = |reason: String| {
-                Err(Error::InvalidArgument {
-                    field: "schedule",
-                    reason,
-                })
-            };
+            let refuse = |reason: String| Err(Error::InvalidArgument { field: "schedule", reason });
             if !config.class.has_schedules() {
                 return refuse(format!(
                     "{schedule} does not exist for the sampler {}; leave it out or choose another sampler",
@@ -86,9 +74,7 @@ impl SchedulerConfig {
             }
             config.set(schedule.key(), true);
             if config.schedule_keys()?.len() > 1 {
-                return refuse(format!(
-                    "{schedule} contradicts the schedule that {FILE} sets"
-                ));
+                return refuse(format!("{schedule} contradicts the schedule that {FILE} sets"));
             }
         }
         Ok(config.normalised())
@@ -122,9 +108,7 @@ impl SchedulerConfig {
     pub fn schedule(&self) -> Option<Schedule> {
         [Schedule::Karras, Schedule::Exponential]
             .into_iter()
-            .find(|schedule| {
-                self.class.has_schedules() && self.flag(schedule.key(), false).unwrap_or(false)
-            })
+            .find(|schedule| self.class.has_schedules() && self.flag(schedule.key(), false).unwrap_or(false))
     }
 
     pub(super) fn class(&self) -> Class {
@@ -134,11 +118,7 @@ impl SchedulerConfig {
     /// The schedule keys that are set, of which diffusers allows one.
     pub(super) fn schedule_keys(&self) -> Result<Vec<&'static str>> {
         let mut set = Vec::new();
-        for key in [
-            "use_karras_sigmas",
-            "use_exponential_sigmas",
-            "use_beta_sigmas",
-        ] {
+        for key in ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"] {
             if self.class.has_schedules() && self.flag(key, false)? {
                 set.push(key);
             }
@@ -172,13 +152,7 @@ impl SchedulerConfig {
     }
 
     /// A whole number from `low` to `high`.
-    pub(super) fn count(
-        &self,
-        key: &str,
-        default: usize,
-        low: usize,
-        high: usize,
-    ) -> Result<usize> {
+    pub(super) fn count(&self, key: &str, default: usize, low: usize, high: usize) -> Result<usize> {
         let number = self.number(key, default as f64)?;
         if number.fract() != 0.0 || number < low as f64 || number > high as f64 {
             let hint = format!("it must be a whole number from {low} to {high}");
@@ -193,26 +167,17 @@ impl SchedulerConfig {
     }
 
     /// One of several words.
-    pub(super) fn choice<T: Copy>(
-        &self,
-        key: &str,
-        default: &str,
-        choices: &[(&str, T)],
-    ) -> Result<T> {
+    pub(super) fn choice<T: Copy>(&self, key: &str, default: &str, choices: &[(&str, T)]) -> Result<T> {
         let word = match self.keys.get(key) {
             None => default,
             Some(Value::String(word)) => word,
             Some(value) => return Err(self.unsupported(key, value, "it must be a word")),
         };
-        choices
-            .iter()
-            .find(|(name, _)| *name == word)
-            .map(|(_, value)| *value)
-            .ok_or_else(|| {
-                let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-                let hint = format!("{} knows {}", self.class.name(), names.join(", "));
-                self.unsupported(key, &word, &hint)
-            })
+        choices.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            let hint = format!("{} knows {}", self.class.name(), names.join(", "));
+            self.unsupported(key, &word, &hint)
+        })
     }
 
     /// Whether a key is a word.
@@ -225,9 +190,7 @@ impl SchedulerConfig {
         match self.keys.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => {
-                let list = value
-                    .as_array()
-                    .and_then(|list| list.iter().map(as_number).collect());
+                let list = value.as_array().and_then(|list| list.iter().map(as_number).collect());
                 match list {
                     Some(list) => Ok(Some(list)),
                     None => Err(self.unsupported(key, value, "it must be a list of numbers")),
@@ -245,23 +208,13 @@ impl SchedulerConfig {
     }
 
     /// The error of a key whose value is not supported.
-    pub(super) fn unsupported(
-        &self,
-        key: &str,
-        value: &dyn std::fmt::Display,
-        hint: &str,
-    ) -> Error {
+    pub(super) fn unsupported(&self, key: &str, value: &dyn std::fmt::Display, hint: &str) -> Error {
         let mut value = value.to_string();
         if let Some((end, _)) = value.char_indices().nth(60) {
             value.truncate(end);
             value.push('…');
         }
-        Error::Unsupported {
-            config: FILE.into(),
-            field: key.into(),
-            value,
-            hint: hint.into(),
-        }
+        Error::Unsupported { config: FILE.into(), field: key.into(), value, hint: hint.into() }
     }
 
     fn set(&mut self, key: &str, value: impl Into<Value>) {
@@ -271,10 +224,9 @@ impl SchedulerConfig {
     /// The solver classes take each other's names for their own, and write that into the config.
     fn normalised(mut self) -> Self {
         let renamed: &[(&str, &[&str], &str)] = match self.class {
-            Class::DpmMultistep | Class::DpmSinglestep => &[
-                ("algorithm_type", &["deis"], "dpmsolver++"),
-                ("solver_type", &["logrho", "bh1", "bh2"], "midpoint"),
-            ],
+            Class::DpmMultistep | Class::DpmSinglestep => {
+                &[("algorithm_type", &["deis"], "dpmsolver++"), ("solver_type", &["logrho", "bh1", "bh2"], "midpoint")]
+            }
             Class::UniPc => &[("solver_type", &["midpoint", "heun", "logrho"], "bh2")],
             Class::Deis => &[
                 ("algorithm_type", &["dpmsolver", "dpmsolver++"], "deis"),
@@ -311,15 +263,10 @@ fn parse_object(json: &str) -> Result<Map<String, Value>> {
             continue;
         }
         let part = part.replace("-Infinity", "\u{1}");
-        let part = part
-            .replace("Infinity", "\"Infinity\"")
-            .replace("NaN", "\"NaN\"");
+        let part = part.replace("Infinity", "\"Infinity\"").replace("NaN", "\"NaN\"");
         quoted.push_str(&part.replace('\u{1}', "\"-Infinity\""));
     }
-    let bad = |reason: String| Error::BadFile {
-        path: FILE.into(),
-        reason,
-    };
+    let bad = |reason: String| Error::BadFile { path: FILE.into(), reason };
     match serde_json::from_str(&quoted) {
         Ok(Value::Object(keys)) => Ok(keys),
         Ok(_) => Err(bad("is not a JSON object".into())),
@@ -356,10 +303,7 @@ mod tests {
                 "sigma_max": Infinity, "note": "Infinity \"NaN\\", "x": [1, 2]}"#,
         )
         .unwrap();
-        assert_eq!(
-            config.number("lambda_min_clipped", 0.0).unwrap(),
-            f64::NEG_INFINITY
-        );
+        assert_eq!(config.number("lambda_min_clipped", 0.0).unwrap(), f64::NEG_INFINITY);
         assert_eq!(config.number("sigma_max", 0.0).unwrap(), f64::INFINITY);
         assert_eq!(config.keys["note"], "Infinity \"NaN\\");
         assert_eq!(config.numbers("x").unwrap(), Some(vec![1.0, 2.0]));
@@ -371,9 +315,7 @@ mod tests {
         assert!(error("{").contains("scheduler_config.json"));
         assert!(error("[]").contains("not a JSON object"));
         assert!(error("{}").contains("_class_name"));
-        assert!(
-            error(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#).contains("FlowMatch")
-        );
+        assert!(error(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#).contains("FlowMatch"));
     }
 
     #[test]
@@ -395,18 +337,14 @@ mod tests {
                     assert!(kind.has_schedules());
                     assert_eq!((config.kind(), config.schedule()), (kind, schedule));
                 }
-                Err(Error::InvalidArgument {
-                    field: "schedule", ..
-                }) => {
+                Err(Error::InvalidArgument { field: "schedule", .. }) => {
                     assert!(!kind.has_schedules());
                 }
                 Err(error) => panic!("{kind}: {error}"),
             }
         }
         assert!(config.with(None, Some(Schedule::Exponential)).is_err());
-        let karras = config
-            .with(Some(SamplerKind::Heun), Some(Schedule::Karras))
-            .unwrap();
+        let karras = config.with(Some(SamplerKind::Heun), Some(Schedule::Karras)).unwrap();
         assert!(karras.with(None, Some(Schedule::Exponential)).is_err());
     }
 }

@@ -34,12 +34,7 @@ pub(super) fn plan_lcm(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
 
 pub(super) fn plan_tcd(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     let alphas = Alphas::of(config)?;
-    plan(config, steps, alphas, |alphas| {
-        Ok(Box::new(Tcd {
-            alphas,
-            prediction: Prediction::of(config)?,
-        }))
-    })
+    plan(config, steps, alphas, |alphas| Ok(Box::new(Tcd { alphas, prediction: Prediction::of(config)? })))
 }
 
 fn plan(
@@ -67,18 +62,11 @@ fn distilled_timesteps(config: &SchedulerConfig, steps: usize) -> Result<Vec<f64
         let reason = format!(
             "must be at most {origin} for this scheduler, the original_inference_steps of its config, got {steps}"
         );
-        return Err(Error::InvalidArgument {
-            field: "steps",
-            reason,
-        });
+        return Err(Error::InvalidArgument { field: "steps", reason });
     }
     let stride = train / origin;
-    let fractions = linspace(0.0, origin as f64, steps + 1)
-        .into_iter()
-        .take(steps);
-    Ok(fractions
-        .map(|i| ((origin - i.floor() as usize) * stride - 1) as f64)
-        .collect())
+    let fractions = linspace(0.0, origin as f64, steps + 1).into_iter().take(steps);
+    Ok(fractions.map(|i| ((origin - i.floor() as usize) * stride - 1) as f64).collect())
 }
 
 impl Solver for Lcm {
@@ -89,9 +77,7 @@ impl Solver for Lcm {
             let t = walk.timesteps[call];
             let (alpha, sigma) = self.alphas.mix(t);
             let output = walk.output(call, &x)?;
-            let x0 = self
-                .limit
-                .apply(self.prediction.picture(&x, &output, alpha, sigma));
+            let x0 = self.limit.apply(self.prediction.picture(&x, &output, alpha, sigma));
             // The boundary condition of consistency models: at timestep 0 the latents are the picture.
             let scaled = t as f32 * self.timestep_scaling;
             let norm = scaled * scaled + DATA * DATA;

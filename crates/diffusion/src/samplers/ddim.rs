@@ -44,9 +44,7 @@ impl Solver for Ddim {
             let output = walk.output(call, &x)?;
             // The direction keeps the noise that belongs to the picture before it is limited.
             let epsilon = self.prediction.noise(&x, &output, alpha, sigma);
-            let x0 = self
-                .limit
-                .apply(self.prediction.picture(&x, &output, alpha, sigma));
+            let x0 = self.limit.apply(self.prediction.picture(&x, &output, alpha, sigma));
             x = combine(&[(alpha_prev, &x0), (sigma_prev, &epsilon)]);
             walk.done(call, &mut x, &x0)?;
         }

@@ -26,11 +26,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     let alphas = Alphas::of(config)?;
     let timesteps = whole_timesteps(config, steps)?;
     // Of the others, fixed_large_log paints NaN in diffusers, and the learned ones need a network with more outputs.
-    let variances = [
-        ("fixed_small", Variance::Small),
-        ("fixed_small_log", Variance::SmallLog),
-        ("fixed_large", Variance::Large),
-    ];
+    let variances =
+        [("fixed_small", Variance::Small), ("fixed_small_log", Variance::SmallLog), ("fixed_large", Variance::Large)];
     Ok(Plan {
         order: 1,
         init_noise_sigma: 1.0,
@@ -67,9 +64,7 @@ impl Solver for Ddpm {
             let (beta_prod, beta_prod_prev) = (1.0 - alpha_prod, 1.0 - alpha_prod_prev);
             let alpha = alpha_prod / alpha_prod_prev;
             let output = walk.output(call, &x)?;
-            let picture = self
-                .prediction
-                .picture(&x, &output, alpha_prod.sqrt(), beta_prod.sqrt());
+            let picture = self.prediction.picture(&x, &output, alpha_prod.sqrt(), beta_prod.sqrt());
             let x0 = self.limit.apply(picture);
             let toward = alpha_prod_prev.sqrt() * (1.0 - alpha) / beta_prod;
             let keep = alpha.sqrt() * beta_prod_prev / beta_prod;
@@ -77,10 +72,7 @@ impl Solver for Ddpm {
             // The last step draws too, unless it is at timestep 0, and multiplies by next to nothing.
             if t > 0.0 {
                 let noise = walk.normal(x.len());
-                x = combine(&[
-                    (1.0, &x),
-                    (self.deviation(alpha_prod, alpha_prod_prev), &noise),
-                ]);
+                x = combine(&[(1.0, &x), (self.deviation(alpha_prod, alpha_prod_prev), &noise)]);
             }
             walk.done(call, &mut x, &x0)?;
         }

@@ -27,10 +27,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     Ok(Plan {
         order: 1,
         init_noise_sigma: 1.0,
-        mixes: levels[..timesteps.len()]
-            .iter()
-            .map(|level| level.mix())
-            .collect(),
+        mixes: levels[..timesteps.len()].iter().map(|level| level.mix()).collect(),
         solver: Box::new(Deis {
             levels,
             prediction: Prediction::of(config)?,
@@ -44,17 +41,13 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
 
 /// The integral from `from` to `to` of the Lagrange polynomial in log rho that is 1 at `b` and 0 at `others`.
 fn coefficient(from: f32, to: f32, b: f32, others: &[f32]) -> f32 {
-    let (log_b, logs) = (
-        log_f32(b),
-        others.iter().map(|&rho| log_f32(rho)).collect::<Vec<_>>(),
-    );
+    let (log_b, logs) = (log_f32(b), others.iter().map(|&rho| log_f32(rho)).collect::<Vec<_>>());
     let antiderivative = |t: f32| {
         let log_t = log_f32(t);
         match logs.as_slice() {
             [c] => t * (-c + log_t - 1.0) / (log_b - c),
             [c, d] => {
-                let numerator =
-                    c * (d - log_t + 1.0) - d * log_t + d + log_t * log_t - 2.0 * log_t + 2.0;
+                let numerator = c * (d - log_t + 1.0) - d * log_t + d + log_t * log_t - 2.0 * log_t + 2.0;
                 t * numerator / ((log_b - c) * (log_b - d))
             }
             _ => t,
@@ -81,10 +74,7 @@ impl Solver for Deis {
             }
             x = if order == 1 {
                 let h = to.lambda - s0.lambda;
-                let terms = [
-                    (to.alpha / s0.alpha, &x[..]),
-                    (-(to.sigma * (h.exp() - 1.0)), &history[0]),
-                ];
+                let terms = [(to.alpha / s0.alpha, &x[..]), (-(to.sigma * (h.exp() - 1.0)), &history[0])];
                 combine(&terms)
             } else {
                 let rho = |level: Level| level.sigma / level.alpha;

@@ -34,10 +34,7 @@ pub(super) fn plan_ancestral(config: &SchedulerConfig, steps: usize) -> Result<P
 fn make(config: &SchedulerConfig, steps: usize, ancestral: bool) -> Result<Plan> {
     let alphas = alphas_cumprod(config)?;
     let logs: Vec<f32> = training_sigmas(&alphas).into_iter().map(log_f32).collect();
-    let Levels {
-        timesteps: plain,
-        sigmas,
-    } = levels(config, &alphas, steps)?;
+    let Levels { timesteps: plain, sigmas } = levels(config, &alphas, steps)?;
     let steps: Vec<Step> = sigmas
         .windows(2)
         .map(|pair| {
@@ -51,12 +48,7 @@ fn make(config: &SchedulerConfig, steps: usize, ancestral: bool) -> Result<Plan>
                 true => (sigma.ln() - (sigma.ln() - down.ln()) * 0.5).exp(),
                 false => 0.0,
             };
-            Step {
-                sigma,
-                middle,
-                down,
-                up: ancestral.then_some(up),
-            }
+            Step { sigma, middle, down, up: ancestral.then_some(up) }
         })
         .collect();
     let (mut timesteps, mut levels) = (Vec::new(), Vec::new());
@@ -74,22 +66,13 @@ fn make(config: &SchedulerConfig, steps: usize, ancestral: bool) -> Result<Plan>
         init_noise_sigma: init_noise_sigma(config, &sigmas)?,
         mixes: unscaled(&levels),
         timesteps,
-        solver: Box::new(Dpm2 {
-            steps,
-            prediction: Prediction::of(config)?,
-        }),
+        solver: Box::new(Dpm2 { steps, prediction: Prediction::of(config)? }),
     })
 }
 
 impl Dpm2 {
     /// The picture and the slope that the network sees in latents at a sigma.
-    fn look(
-        &self,
-        walk: &mut Walk<'_>,
-        call: usize,
-        x: &[f32],
-        sigma: f32,
-    ) -> Result<(Vec<f32>, Vec<f32>)> {
+    fn look(&self, walk: &mut Walk<'_>, call: usize, x: &[f32], sigma: f32) -> Result<(Vec<f32>, Vec<f32>)> {
         let output = walk.output_at(call, x, sigma)?;
         let x0 = self.prediction.picture_of_unscaled(x, &output, sigma);
         let d = zip(x, &x0, |x, x0| (x - x0) / sigma);
@@ -100,12 +83,7 @@ impl Dpm2 {
 impl Solver for Dpm2 {
     fn run(&self, walk: &mut Walk<'_>, mut x: Vec<f32>) -> Result<Vec<f32>> {
         for call in walk.calls().step_by(2) {
-            let Step {
-                sigma,
-                middle,
-                down,
-                up,
-            } = self.steps[call / 2];
+            let Step { sigma, middle, down, up } = self.steps[call / 2];
             let (x0, d) = self.look(walk, call, &x, sigma)?;
             let mut x_middle = combine(&[(1.0, &x), (middle - sigma, &d)]);
             walk.done(call, &mut x_middle, &x0)?;

@@ -21,11 +21,7 @@ impl Level {
     pub(super) fn of(sigma: f32) -> Self {
         let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
         let sigma = sigma * alpha;
-        Self {
-            alpha,
-            sigma,
-            lambda: alpha.ln() - sigma.ln(),
-        }
+        Self { alpha, sigma, lambda: alpha.ln() - sigma.ln() }
     }
 
     pub(super) fn mix(self) -> (f32, f32) {
@@ -69,17 +65,10 @@ pub(super) struct Weights {
 impl DpmSolver {
     pub(super) fn of(config: &SchedulerConfig, sigmas: &[f32]) -> Result<Self> {
         use Algorithm::{DpmSolver, DpmSolverPlusPlus, SdeDpmSolver, SdeDpmSolverPlusPlus};
-        let common = [
-            ("dpmsolver++", DpmSolverPlusPlus),
-            ("dpmsolver", DpmSolver),
-            ("sde-dpmsolver++", SdeDpmSolverPlusPlus),
-        ];
+        let common =
+            [("dpmsolver++", DpmSolverPlusPlus), ("dpmsolver", DpmSolver), ("sde-dpmsolver++", SdeDpmSolverPlusPlus)];
         let multistep = config.class() == Class::DpmMultistep;
-        let own: &[_] = if multistep {
-            &[("sde-dpmsolver", SdeDpmSolver)]
-        } else {
-            &[]
-        };
+        let own: &[_] = if multistep { &[("sde-dpmsolver", SdeDpmSolver)] } else { &[] };
         let algorithm = config.choice("algorithm_type", "dpmsolver++", &[&common, own].concat())?;
         let noise_based = matches!(algorithm, DpmSolver | SdeDpmSolver);
         if noise_based && sigmas.last() == Some(&0.0) {
@@ -92,21 +81,14 @@ impl DpmSolver {
             return Err(config.unsupported("thresholding", &true, hint));
         }
         config.refuse("use_flow_sigmas", "flow matching is not supported")?;
-        config.refuse(
-            "variance_type",
-            "networks that predict a variance are not supported",
-        )?;
+        config.refuse("variance_type", "networks that predict a variance are not supported")?;
         let most = if algorithm == SdeDpmSolver { 2 } else { 3 };
         Ok(Self {
             levels: sigmas.iter().copied().map(Level::of).collect(),
             prediction: Prediction::of(config)?,
             limit,
             algorithm,
-            heun: config.choice(
-                "solver_type",
-                "midpoint",
-                &[("midpoint", false), ("heun", true)],
-            )?,
+            heun: config.choice("solver_type", "midpoint", &[("midpoint", false), ("heun", true)])?,
             order: config.count("solver_order", 2, 1, most)?,
         })
     }
@@ -114,9 +96,7 @@ impl DpmSolver {
     /// The picture in the latents, and what the algorithm integrates: the picture or the noise.
     pub(super) fn convert(&self, x: &[f32], output: &[f32], call: usize) -> (Vec<f32>, Vec<f32>) {
         let (alpha, sigma) = self.levels[call].mix();
-        let x0 = self
-            .limit
-            .apply(self.prediction.picture(x, output, alpha, sigma));
+        let x0 = self.limit.apply(self.prediction.picture(x, output, alpha, sigma));
         let integrand = match (self.algorithm, self.limit) {
             (Algorithm::DpmSolverPlusPlus | Algorithm::SdeDpmSolverPlusPlus, _) => x0.clone(),
             (_, Limit::None) => self.prediction.noise(x, output, alpha, sigma),
@@ -127,10 +107,7 @@ impl DpmSolver {
 
     /// The noise that a step adds, drawn once for every network call.
     pub(super) fn draw(&self, walk: &mut Walk<'_>, count: usize) -> Option<Vec<f32>> {
-        let sde = matches!(
-            self.algorithm,
-            Algorithm::SdeDpmSolver | Algorithm::SdeDpmSolverPlusPlus
-        );
+        let sde = matches!(self.algorithm, Algorithm::SdeDpmSolver | Algorithm::SdeDpmSolverPlusPlus);
         sde.then(|| walk.normal(count))
     }
 
@@ -217,10 +194,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     Ok(Plan {
         order: 1,
         init_noise_sigma: 1.0,
-        mixes: solver.levels[..timesteps.len()]
-            .iter()
-            .map(|level| level.mix())
-            .collect(),
+        mixes: solver.levels[..timesteps.len()].iter().map(|level| level.mix()).collect(),
         timesteps,
         solver: Box::new(Multistep {
             solver,

@@ -28,11 +28,7 @@ fn make(config: &SchedulerConfig, steps: usize, ancestral: bool) -> Result<Plan>
         init_noise_sigma: init_noise_sigma(config, &sigmas)?,
         mixes: unscaled(&sigmas[..timesteps.len()]),
         timesteps,
-        solver: Box::new(Euler {
-            sigmas,
-            prediction: Prediction::of(config)?,
-            ancestral,
-        }),
+        solver: Box::new(Euler { sigmas, prediction: Prediction::of(config)?, ancestral }),
     })
 }
 

@@ -23,35 +23,19 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
         // The call at a step's end and the call at the next one's start are at the same level.
         mixes: unscaled(&twice_but_the_first(&sigmas[..timesteps.len()])),
         timesteps: twice_but_the_first(&timesteps),
-        solver: Box::new(Heun {
-            sigmas,
-            prediction: Prediction::of(config)?,
-            limit: Limit::of(config)?,
-        }),
+        solver: Box::new(Heun { sigmas, prediction: Prediction::of(config)?, limit: Limit::of(config)? }),
     })
 }
 
 fn twice_but_the_first<T: Copy>(values: &[T]) -> Vec<T> {
-    values
-        .iter()
-        .flat_map(|&value| [value; 2])
-        .skip(1)
-        .collect()
+    values.iter().flat_map(|&value| [value; 2]).skip(1).collect()
 }
 
 impl Heun {
     /// The picture and the slope that the network sees in latents at a sigma.
-    fn look(
-        &self,
-        walk: &mut Walk<'_>,
-        call: usize,
-        x: &[f32],
-        sigma: f32,
-    ) -> Result<(Vec<f32>, Vec<f32>)> {
+    fn look(&self, walk: &mut Walk<'_>, call: usize, x: &[f32], sigma: f32) -> Result<(Vec<f32>, Vec<f32>)> {
         let output = walk.output_at(call, x, sigma)?;
-        let x0 = self
-            .limit
-            .apply(self.prediction.picture_of_unscaled(x, &output, sigma));
+        let x0 = self.limit.apply(self.prediction.picture_of_unscaled(x, &output, sigma));
         let d = zip(x, &x0, |x, x0| (x - x0) / sigma);
         Ok((x0, d))
     }

@@ -101,16 +101,10 @@ impl FromStr for SamplerKind {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name() == name)
-            .ok_or_else(|| {
-                let names = Self::ALL.map(Self::name).join(", ");
-                Error::InvalidArgument {
-                    field: "scheduler",
-                    reason: format!("must be one of {names}, got {name:?}"),
-                }
-            })
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::InvalidArgument { field: "scheduler", reason: format!("must be one of {names}, got {name:?}") }
+        })
     }
 }
 
@@ -233,9 +227,7 @@ impl Class {
             | Self::DpmSinglestep
             | Self::UniPc
             | Self::Deis => true,
-            Self::Ddim | Self::Ddpm | Self::Pndm | Self::EulerAncestral | Self::Lcm | Self::Tcd => {
-                false
-            }
+            Self::Ddim | Self::Ddpm | Self::Pndm | Self::EulerAncestral | Self::Lcm | Self::Tcd => false,
         }
     }
 }

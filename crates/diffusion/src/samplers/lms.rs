@@ -23,10 +23,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
         init_noise_sigma: init_noise_sigma(config, &sigmas)?,
         mixes: unscaled(&sigmas[..timesteps.len()]),
         timesteps,
-        solver: Box::new(Lms {
-            sigmas,
-            prediction: Prediction::of(config)?,
-        }),
+        solver: Box::new(Lms { sigmas, prediction: Prediction::of(config)? }),
     })
 }
 
@@ -37,9 +34,7 @@ fn coefficient(sigmas: &[f32], order: usize, i: usize, which: usize) -> f32 {
     let at = |k: usize| f64::from(sigmas[i - k]);
     let lagrange = |tau: f64| -> f64 {
         let others = (0..order).filter(|&k| k != which);
-        others
-            .map(|k| (tau - at(k)) / (at(which) - at(k)))
-            .product()
+        others.map(|k| (tau - at(k)) / (at(which) - at(k))).product()
     };
     let (from, to) = (f64::from(sigmas[i]), f64::from(sigmas[i + 1]));
     let (middle, half) = ((from + to) / 2.0, (to - from) / 2.0);
@@ -60,9 +55,8 @@ impl Solver for Lms {
             slopes.truncate(ORDER);
             let order = ORDER.min(call + 1);
             let weighed = slopes.iter().take(order).enumerate();
-            let terms: Vec<(f32, &[f32])> = weighed
-                .map(|(k, d)| (coefficient(&self.sigmas, order, call, k), d.as_slice()))
-                .collect();
+            let terms: Vec<(f32, &[f32])> =
+                weighed.map(|(k, d)| (coefficient(&self.sigmas, order, call, k), d.as_slice())).collect();
             x = zip(&x, &combine(&terms), |x, change| x + change);
             walk.done(call, &mut x, &x0)?;
         }

@@ -115,19 +115,9 @@ impl Sampler {
     /// # Panics
     /// When the lengths differ.
     pub fn add_noise(&self, original: &[f32], noise: &[f32], call: usize) -> Result<Vec<f32>> {
-        assert_eq!(
-            original.len(),
-            noise.len(),
-            "one number of noise for each of the latents"
-        );
-        let &(picture, sigma) = self
-            .plan
-            .mixes
-            .get(call)
-            .ok_or_else(|| self.no_such_call(call))?;
-        Ok(prediction::zip(original, noise, |x, n| {
-            picture * x + sigma * n
-        }))
+        assert_eq!(original.len(), noise.len(), "one number of noise for each of the latents");
+        let &(picture, sigma) = self.plan.mixes.get(call).ok_or_else(|| self.no_such_call(call))?;
+        Ok(prediction::zip(original, noise, |x, n| picture * x + sigma * n))
     }
 
     /// Denoises latents from a call on, which is at their noise level.
@@ -163,14 +153,8 @@ impl Sampler {
 
     fn no_such_call(&self, call: usize) -> Error {
         let calls = self.plan.timesteps.len();
-        let reason = format!(
-            "leaves nothing to do: call {call} of {calls} in {} steps",
-            self.steps
-        );
-        Error::InvalidArgument {
-            field: "strength",
-            reason,
-        }
+        let reason = format!("leaves nothing to do: call {call} of {calls} in {} steps", self.steps);
+        Error::InvalidArgument { field: "strength", reason }
     }
 }
 

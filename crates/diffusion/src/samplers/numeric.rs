@@ -53,22 +53,8 @@ pub(super) fn interp(x: f64, table: &[f32]) -> f64 {
 ///
 /// Only for positive normal numbers; others get the exact logarithm.
 pub(super) fn log_f32(x: f32) -> f32 {
-    const P: [f32; 6] = [
-        2.589_979_2e-2,
-        3.808_837_7e-1,
-        1.480_000_6,
-        2.112_677_6,
-        1.0,
-        0.0,
-    ];
-    const Q: [f32; 6] = [
-        5.875_095_4e-3,
-        1.546_476_4e-1,
-        9.864_943e-1,
-        2.453_006,
-        2.612_677_6,
-        1.0,
-    ];
+    const P: [f32; 6] = [2.589_979_2e-2, 3.808_837_7e-1, 1.480_000_6, 2.112_677_6, 1.0, 0.0];
+    const Q: [f32; 6] = [5.875_095_4e-3, 1.546_476_4e-1, 9.864_943e-1, 2.453_006, 2.612_677_6, 1.0];
     if !x.is_normal() || x < 0.0 {
         return x.ln();
     }
@@ -88,9 +74,8 @@ pub(super) fn log_f32(x: f32) -> f32 {
 pub(super) fn solve(mut matrix: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
     let n = right.len();
     for column in 0..n {
-        let pivot = (column..n)
-            .max_by(|&a, &b| matrix[a][column].abs().total_cmp(&matrix[b][column].abs()))
-            .unwrap_or(column);
+        let pivot =
+            (column..n).max_by(|&a, &b| matrix[a][column].abs().total_cmp(&matrix[b][column].abs())).unwrap_or(column);
         matrix.swap(column, pivot);
         right.swap(column, pivot);
         for row in column + 1..n {
@@ -124,19 +109,13 @@ mod tests {
         assert_eq!(linspace_f32(0.1, 0.77, 1), [0.1]);
         // torch.linspace(0.00085**.5, 0.012**.5, 1000)[[123, 777]]
         let sqrt_betas = linspace_f32(0.00085f64.sqrt(), 0.012f64.sqrt(), 1000);
-        assert_eq!(
-            (sqrt_betas[123], sqrt_betas[777]),
-            (0.039_052_594, 0.091_680_12)
-        );
+        assert_eq!((sqrt_betas[123], sqrt_betas[777]), (0.039_052_594, 0.091_680_12));
     }
 
     #[test]
     fn interp_clamps_and_hits_the_table() {
         let table = [1.0, 2.0, 4.0];
-        let values: Vec<f64> = [-1.0, 0.0, 0.5, 1.0, 1.25, 2.0, 7.0]
-            .iter()
-            .map(|&x| interp(x, &table))
-            .collect();
+        let values: Vec<f64> = [-1.0, 0.0, 0.5, 1.0, 1.25, 2.0, 7.0].iter().map(|&x| interp(x, &table)).collect();
         assert_eq!(values, [1.0, 1.0, 1.5, 2.0, 2.5, 4.0, 4.0]);
     }
 

@@ -30,20 +30,11 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
         true => {
             let second = plain.get(1).copied();
             let (first, rest) = plain.split_at(1.min(plain.len()));
-            first
-                .iter()
-                .copied()
-                .chain(second)
-                .chain(rest.iter().copied())
-                .collect()
+            first.iter().copied().chain(second).chain(rest.iter().copied()).collect()
         }
         false if steps < 4 => {
-            let reason =
-                format!("must be at least 4 for PNDM with its Runge-Kutta start, got {steps}");
-            return Err(Error::InvalidArgument {
-                field: "steps",
-                reason,
-            });
+            let reason = format!("must be at least 4 for PNDM with its Runge-Kutta start, got {steps}");
+            return Err(Error::InvalidArgument { field: "steps", reason });
         }
         false => with_runge_kutta(&plain, (train / steps / 2) as f64),
     };
@@ -81,9 +72,7 @@ impl Pndm {
         let epsilon = self.prediction.noise(x, output, alpha.sqrt(), beta.sqrt());
         let keep = (alpha_prev / alpha).sqrt();
         let denominator = alpha * beta_prev.sqrt() + (alpha * beta * alpha_prev).sqrt();
-        zip(x, &epsilon, |x, e| {
-            keep * x - (alpha_prev - alpha) * e / denominator
-        })
+        zip(x, &epsilon, |x, e| keep * x - (alpha_prev - alpha) * e / denominator)
     }
 }
 
@@ -107,16 +96,8 @@ impl Solver for Pndm {
                     start = x;
                     outputs.push(output.clone());
                 }
-                let slope = if stage == 3 {
-                    std::mem::replace(&mut sum, vec![0.0; start.len()])
-                } else {
-                    output
-                };
-                let half = if counter % 2 == 0 {
-                    (self.stride / 2.0).floor()
-                } else {
-                    0.0
-                };
+                let slope = if stage == 3 { std::mem::replace(&mut sum, vec![0.0; start.len()]) } else { output };
+                let half = if counter % 2 == 0 { (self.stride / 2.0).floor() } else { 0.0 };
                 x = self.transfer(&start, walk.timesteps[counter - stage], t - half, &slope);
             } else if counter == 1 {
                 // The first step once more, with the mean slope.
@@ -128,15 +109,10 @@ impl Solver for Pndm {
                 let slope = match recent {
                     [e] => e.clone(),
                     [e1, e] => combine(&[(1.5, e), (-0.5, e1)]),
-                    [e2, e1, e] => {
-                        combine(&[(23.0 / 12.0, e), (-16.0 / 12.0, e1), (5.0 / 12.0, e2)])
+                    [e2, e1, e] => combine(&[(23.0 / 12.0, e), (-16.0 / 12.0, e1), (5.0 / 12.0, e2)]),
+                    [.., e3, e2, e1, e] => {
+                        combine(&[(55.0 / 24.0, e), (-59.0 / 24.0, e1), (37.0 / 24.0, e2), (-9.0 / 24.0, e3)])
                     }
-                    [.., e3, e2, e1, e] => combine(&[
-                        (55.0 / 24.0, e),
-                        (-59.0 / 24.0, e1),
-                        (37.0 / 24.0, e2),
-                        (-9.0 / 24.0, e3),
-                    ]),
                     [] => Vec::new(),
                 };
                 let next = self.transfer(&x, t, t - self.stride, &slope);

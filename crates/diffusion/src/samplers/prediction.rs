@@ -76,14 +76,9 @@ impl Limit {
     pub(super) fn of(config: &SchedulerConfig) -> Result<Self> {
         let thresholds = !matches!(config.class(), Class::Heun);
         if thresholds && config.flag("thresholding", false)? {
-            let quantile = config
-                .number("dynamic_thresholding_ratio", 0.995)?
-                .clamp(0.0, 1.0);
+            let quantile = config.number("dynamic_thresholding_ratio", 0.995)?.clamp(0.0, 1.0);
             let max = config.number("sample_max_value", 1.0)?;
-            return Ok(Self::Dynamic {
-                quantile: quantile as f32,
-                max: max as f32,
-            });
+            return Ok(Self::Dynamic { quantile: quantile as f32, max: max as f32 });
         }
         let clips = match config.class() {
             Class::Ddim | Class::Ddpm => config.flag("clip_sample", true)?,
@@ -91,9 +86,7 @@ impl Limit {
             _ => false,
         };
         match clips {
-            true => Ok(Self::Clip(
-                config.number("clip_sample_range", 1.0)?.abs() as f32
-            )),
+            true => Ok(Self::Clip(config.number("clip_sample_range", 1.0)?.abs() as f32)),
             false => Ok(Self::None),
         }
     }
@@ -109,9 +102,7 @@ impl Limit {
                 let (below, above) = (rank.floor() as usize, rank.ceil() as usize);
                 if let (Some(low), Some(high)) = (sizes.get(below), sizes.get(above)) {
                     let scale = (low + (high - low) * rank.fract()).max(1.0).min(max);
-                    picture
-                        .iter_mut()
-                        .for_each(|v| *v = v.min(scale).max(-scale) / scale);
+                    picture.iter_mut().for_each(|v| *v = v.min(scale).max(-scale) / scale);
                 }
             }
         }
@@ -132,9 +123,7 @@ pub(super) fn combine(terms: &[(f32, &[f32])]) -> Vec<f32> {
     };
     let mut sum: Vec<f32> = first.iter().map(|v| factor * v).collect();
     for (factor, vector) in terms {
-        sum.iter_mut()
-            .zip(*vector)
-            .for_each(|(sum, v)| *sum += factor * v);
+        sum.iter_mut().zip(*vector).for_each(|(sum, v)| *sum += factor * v);
     }
     sum
 }
@@ -149,31 +138,16 @@ mod tests {
         let (alpha, sigma) = (0.6f32, 0.8f32);
         let x = combine(&[(alpha, &picture), (sigma, &noise)]);
         let velocity = combine(&[(alpha, &noise), (-sigma, &picture)]);
-        let cases = [
-            (Prediction::Epsilon, &noise[..]),
-            (Prediction::Sample, &picture),
-            (Prediction::Velocity, &velocity),
-        ];
+        let cases =
+            [(Prediction::Epsilon, &noise[..]), (Prediction::Sample, &picture), (Prediction::Velocity, &velocity)];
         for (prediction, output) in cases {
             let found = prediction.picture(&x, output, alpha, sigma);
-            assert!(
-                zip(&found, &picture, |a, b| (a - b).abs())
-                    .iter()
-                    .all(|&e| e < 1e-6)
-            );
+            assert!(zip(&found, &picture, |a, b| (a - b).abs()).iter().all(|&e| e < 1e-6));
             let found = prediction.noise(&x, output, alpha, sigma);
-            assert!(
-                zip(&found, &noise, |a, b| (a - b).abs())
-                    .iter()
-                    .all(|&e| e < 1e-6)
-            );
+            assert!(zip(&found, &noise, |a, b| (a - b).abs()).iter().all(|&e| e < 1e-6));
             let unscaled: Vec<f32> = x.iter().map(|x| x / alpha).collect();
             let found = prediction.picture_of_unscaled(&unscaled, output, sigma / alpha);
-            assert!(
-                zip(&found, &picture, |a, b| (a - b).abs())
-                    .iter()
-                    .all(|&e| e < 1e-6)
-            );
+            assert!(zip(&found, &picture, |a, b| (a - b).abs()).iter().all(|&e| e < 1e-6));
         }
     }
 
@@ -181,14 +155,8 @@ mod tests {
     fn limits_hold() {
         let picture = vec![-4.0, -1.0, 0.5, 2.0];
         assert_eq!(Limit::None.apply(picture.clone()), picture);
-        assert_eq!(
-            Limit::Clip(1.0).apply(picture.clone()),
-            [-1.0, -1.0, 0.5, 1.0]
-        );
-        let dynamic = Limit::Dynamic {
-            quantile: 1.0,
-            max: 8.0,
-        };
+        assert_eq!(Limit::Clip(1.0).apply(picture.clone()), [-1.0, -1.0, 0.5, 1.0]);
+        let dynamic = Limit::Dynamic { quantile: 1.0, max: 8.0 };
         assert_eq!(dynamic.apply(picture), [-1.0, -0.25, 0.125, 0.5]);
         assert!(dynamic.apply(Vec::new()).is_empty());
     }

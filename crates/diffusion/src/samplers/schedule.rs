@@ -35,11 +35,8 @@ pub(super) enum Spacing {
     Trailing,
 }
 
-const SPACINGS: [(&str, Spacing); 3] = [
-    ("linspace", Spacing::Linspace),
-    ("leading", Spacing::Leading),
-    ("trailing", Spacing::Trailing),
-];
+const SPACINGS: [(&str, Spacing); 3] =
+    [("linspace", Spacing::Linspace), ("leading", Spacing::Leading), ("trailing", Spacing::Trailing)];
 
 /// `timestep_spacing`, with the class's default.
 pub(super) fn spacing(config: &SchedulerConfig) -> Result<Spacing> {
@@ -77,9 +74,7 @@ pub(super) fn timesteps(
         }
         Spacing::Leading => {
             let stride = last / (steps + extra);
-            (extra..steps + extra)
-                .map(|i| (i * stride + offset) as f64)
-                .collect()
+            (extra..steps + extra).map(|i| (i * stride + offset) as f64).collect()
         }
         Spacing::Trailing => {
             let points = arange(last as f64, 0.0, -(train as f64 / steps as f64));
@@ -97,10 +92,7 @@ pub(super) fn check_steps(steps: usize) -> Result<()> {
         return Ok(());
     }
     let reason = format!("must be from 1 to {MAX_STEPS}, got {steps}");
-    Err(Error::InvalidArgument {
-        field: "steps",
-        reason,
-    })
+    Err(Error::InvalidArgument { field: "steps", reason })
 }
 
 /// Refuses more steps than the model has timesteps.
@@ -109,10 +101,7 @@ pub(super) fn check_steps_of(steps: usize, train: usize) -> Result<()> {
         return Ok(());
     }
     let reason = format!("must be at most {train}, the model's training timesteps, got {steps}");
-    Err(Error::InvalidArgument {
-        field: "steps",
-        reason,
-    })
+    Err(Error::InvalidArgument { field: "steps", reason })
 }
 
 /// The timesteps of DDIM, DDPM and PNDM.
@@ -131,19 +120,14 @@ pub(super) fn whole_timesteps(config: &SchedulerConfig, steps: usize) -> Result<
 
 /// The levels of Euler, Heun, LMS, DPM2 and of the DPM-Solver family.
 pub(super) fn levels(config: &SchedulerConfig, alphas: &[f32], steps: usize) -> Result<Levels> {
-    use Class::{
-        Deis, DpmMultistep, DpmSinglestep, Euler, Heun, Kdpm2, Kdpm2Ancestral, Lms, UniPc,
-    };
+    use Class::{Deis, DpmMultistep, DpmSinglestep, Euler, Heun, Kdpm2, Kdpm2Ancestral, Lms, UniPc};
 
     let class = config.class();
     let solver = matches!(class, DpmMultistep | DpmSinglestep | UniPc | Deis);
     let table = betas::sigmas(alphas);
     let mut timesteps = plain_timesteps(config, alphas, steps, solver)?;
     let mut sigmas: Vec<f64> = if class == Euler && log_linear(config)? {
-        let (low, high) = (
-            f64::from(log_f32(table[0])),
-            f64::from(log_f32(table[table.len() - 1])),
-        );
+        let (low, high) = (f64::from(log_f32(table[0])), f64::from(log_f32(table[table.len() - 1])));
         let logs = super::numeric::linspace_f32(high, low, steps + 1);
         logs.into_iter().map(|log| f64::from(log.exp())).collect()
     } else {
@@ -157,10 +141,7 @@ pub(super) fn levels(config: &SchedulerConfig, alphas: &[f32], steps: usize) -> 
         };
         sigmas = warped(config, warp, high, low, steps)?;
         let logs: Vec<f32> = table.iter().map(|&sigma| log_f32(sigma)).collect();
-        timesteps = sigmas
-            .iter()
-            .map(|&sigma| timestep_of(sigma, &logs))
-            .collect();
+        timesteps = sigmas.iter().map(|&sigma| timestep_of(sigma, &logs)).collect();
         let cosine = class == DpmMultistep && config.says("beta_schedule", "squaredcos_cap_v2");
         let whole = matches!(class, Kdpm2 | Kdpm2Ancestral) || solver && !cosine;
         if whole && !matches!(warp, Warp::Exponential) {
@@ -178,9 +159,7 @@ pub(super) fn levels(config: &SchedulerConfig, alphas: &[f32], steps: usize) -> 
     let last = match class {
         // DEIS takes the logarithm of its last sigma: it cannot be 0.
         Deis => Final::SigmaMin,
-        Euler | DpmMultistep | DpmSinglestep | UniPc => {
-            config.choice("final_sigmas_type", "zero", &FINALS)?
-        }
+        Euler | DpmMultistep | DpmSinglestep | UniPc => config.choice("final_sigmas_type", "zero", &FINALS)?,
         _ => Final::Zero,
     };
     let repeated = warp.is_some() && matches!(class, UniPc | Deis);
@@ -191,10 +170,7 @@ pub(super) fn levels(config: &SchedulerConfig, alphas: &[f32], steps: usize) -> 
     });
     let mut sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).collect();
     if class == Euler && continuous(config)? {
-        timesteps = sigmas[..sigmas.len() - 1]
-            .iter()
-            .map(|s| f64::from(0.25 * s.ln()))
-            .collect();
+        timesteps = sigmas[..sigmas.len() - 1].iter().map(|s| f64::from(0.25 * s.ln())).collect();
     }
     // The log-linear interpolation brings one sigma more than there are timesteps, and diffusers never reaches it.
     sigmas.truncate(timesteps.len() + 1);
@@ -225,29 +201,18 @@ fn warp(config: &SchedulerConfig) -> Result<Option<Warp>> {
     }
     match keys.first() {
         Some(&"use_karras_sigmas") => Ok(Some(Warp::Karras)),
-        _ if config.class() == Class::DpmMultistep && config.flag("use_lu_lambdas", false)? => {
-            Ok(Some(Warp::Lu))
-        }
+        _ if config.class() == Class::DpmMultistep && config.flag("use_lu_lambdas", false)? => Ok(Some(Warp::Lu)),
         Some(&"use_exponential_sigmas") => Ok(Some(Warp::Exponential)),
         Some(key) => Err(config.unsupported(key, &true, "use the karras or exponential schedule")),
         None => Ok(None),
     }
 }
 
-fn warped(
-    config: &SchedulerConfig,
-    warp: Warp,
-    high: f64,
-    low: f64,
-    steps: usize,
-) -> Result<Vec<f64>> {
+fn warped(config: &SchedulerConfig, warp: Warp, high: f64, low: f64, steps: usize) -> Result<Vec<f64>> {
     let bounds = match (warp, config.class()) {
         (Warp::Lu, _) | (Warp::Karras, Class::Lms) => (high, low),
         // Also a class that has no such parameters reads them from the file.
-        _ => (
-            config.number("sigma_max", high)?,
-            config.number("sigma_min", low)?,
-        ),
+        _ => (config.number("sigma_max", high)?, config.number("sigma_min", low)?),
     };
     let (high, low) = bounds;
     Ok(match warp {
@@ -257,15 +222,11 @@ fn warped(
             let ramp = linspace(0.0, 1.0, steps).into_iter();
             ramp.map(|r| (from + r * (to - from)).powf(RHO)).collect()
         }
-        Warp::Exponential => linspace(high.ln(), low.ln(), steps)
-            .into_iter()
-            .map(f64::exp)
-            .collect(),
+        Warp::Exponential => linspace(high.ln(), low.ln(), steps).into_iter().map(f64::exp).collect(),
         Warp::Lu => {
             let (from, to) = (log_f32(high as f32), log_f32(low as f32));
             let ramp = linspace(0.0, 1.0, steps).into_iter();
-            ramp.map(|r| (f64::from(from) + r * (f64::from(to) - f64::from(from))).exp())
-                .collect()
+            ramp.map(|r| (f64::from(from) + r * (f64::from(to) - f64::from(from))).exp()).collect()
         }
     })
 }
@@ -273,52 +234,28 @@ fn warped(
 /// `_sigma_to_t`: the timestep of a sigma, between the training's timesteps by the logarithm.
 pub(super) fn timestep_of(sigma: f64, log_sigmas: &[f32]) -> f64 {
     let log = sigma.max(1e-10).ln();
-    let below = log_sigmas
-        .iter()
-        .rposition(|&l| log - f64::from(l) >= 0.0)
-        .unwrap_or(0);
+    let below = log_sigmas.iter().rposition(|&l| log - f64::from(l) >= 0.0).unwrap_or(0);
     let below = below.min(log_sigmas.len().saturating_sub(2));
-    let (low, high) = (
-        log_sigmas[below],
-        log_sigmas[(below + 1).min(log_sigmas.len() - 1)],
-    );
+    let (low, high) = (log_sigmas[below], log_sigmas[(below + 1).min(log_sigmas.len() - 1)]);
     let weight = ((f64::from(low) - log) / f64::from(low - high)).clamp(0.0, 1.0);
     (1.0 - weight) * below as f64 + weight * (below + 1) as f64
 }
 
-fn plain_timesteps(
-    config: &SchedulerConfig,
-    alphas: &[f32],
-    steps: usize,
-    solver: bool,
-) -> Result<Vec<f64>> {
+fn plain_timesteps(config: &SchedulerConfig, alphas: &[f32], steps: usize, solver: bool) -> Result<Vec<f64>> {
     let train = config.train_timesteps()?;
     let last = match config.class() {
-        Class::DpmMultistep | Class::DpmSinglestep => {
-            train - clipped(config, alphas)?.min(train - 1)
-        }
+        Class::DpmMultistep | Class::DpmSinglestep => train - clipped(config, alphas)?.min(train - 1),
         _ => train,
     };
     if config.class() == Class::DpmSinglestep {
-        return Ok(timesteps(
-            Grid::Solver,
-            Spacing::Linspace,
-            steps,
-            train,
-            last,
-            0,
-        ));
+        return Ok(timesteps(Grid::Solver, Spacing::Linspace, steps, train, last, 0));
     }
     let grid = if solver { Grid::Solver } else { Grid::Real };
     let offset = config.count("steps_offset", 0, 0, train)?;
     let timesteps = timesteps(grid, spacing(config)?, steps, train, last, offset);
     if timesteps.is_empty() {
-        let reason =
-            format!("{steps} leave no timestep of the {last} that the model can start from");
-        return Err(Error::InvalidArgument {
-            field: "steps",
-            reason,
-        });
+        let reason = format!("{steps} leave no timestep of the {last} that the model can start from");
+        return Err(Error::InvalidArgument { field: "steps", reason });
     }
     Ok(timesteps)
 }
@@ -327,19 +264,11 @@ fn plain_timesteps(
 fn clipped(config: &SchedulerConfig, alphas: &[f32]) -> Result<usize> {
     let bound = config.number("lambda_min_clipped", f64::NEG_INFINITY)? as f32;
     let lambda = |a: &f32| a.sqrt().ln() - (1.0 - a).sqrt().ln();
-    Ok(alphas
-        .iter()
-        .rev()
-        .take_while(|a| lambda(a) < bound)
-        .count())
+    Ok(alphas.iter().rev().take_while(|a| lambda(a) < bound).count())
 }
 
 fn log_linear(config: &SchedulerConfig) -> Result<bool> {
-    config.choice(
-        "interpolation_type",
-        "linear",
-        &[("linear", false), ("log_linear", true)],
-    )
+    config.choice("interpolation_type", "linear", &[("linear", false), ("log_linear", true)])
 }
 
 fn continuous(config: &SchedulerConfig) -> Result<bool> {

@@ -20,8 +20,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     let solver = DpmSolver::of(config, &sigmas)?;
     let to_zero = sigmas.last() == Some(&0.0);
     // diffusers switches it on where the steps do not fall into whole groups, or end at 0.
-    let lower_order_final =
-        config.flag("lower_order_final", false)? || to_zero || !steps.is_multiple_of(solver.order);
+    let lower_order_final = config.flag("lower_order_final", false)? || to_zero || !steps.is_multiple_of(solver.order);
     let mut orders = orders(solver.order, steps, lower_order_final);
     if to_zero && let Some(last) = orders.last_mut() {
         *last = 1;
@@ -29,10 +28,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     Ok(Plan {
         order: 1,
         init_noise_sigma: 1.0,
-        mixes: solver.levels[..timesteps.len()]
-            .iter()
-            .map(|level| level.mix())
-            .collect(),
+        mixes: solver.levels[..timesteps.len()].iter().map(|level| level.mix()).collect(),
         timesteps,
         solver: Box::new(Singlestep { solver, orders }),
     })
@@ -82,12 +78,7 @@ impl Solver for Singlestep {
                     if self.solver.heun {
                         let d1 = zip(&d1_0, &d1_1, |a, b| (r0 * a - r1 * b) / (r0 - r1));
                         let d2 = zip(&d1_0, &d1_1, |a, b| 2.0 * (b - a) / (r0 - r1));
-                        let terms = [
-                            (w.x, &start[..]),
-                            (w.d0, m2),
-                            (w.d1_third, &d1),
-                            (w.d2, &d2),
-                        ];
+                        let terms = [(w.x, &start[..]), (w.d0, m2), (w.d1_third, &d1), (w.d2, &d2)];
                         w.sum(&terms, noise.as_deref())
                     } else {
                         let terms = [(w.x, &start[..]), (w.d0, m2), (w.d1_third, &d1_1)];

@@ -36,10 +36,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     Ok(Plan {
         order: 1,
         init_noise_sigma: 1.0,
-        mixes: levels[..timesteps.len()]
-            .iter()
-            .map(|level| level.mix())
-            .collect(),
+        mixes: levels[..timesteps.len()].iter().map(|level| level.mix()).collect(),
         timesteps,
         solver: Box::new(UniPc {
             levels,
@@ -49,10 +46,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
             predict_x0: config.flag("predict_x0", true)?,
             bh1: config.choice("solver_type", "bh2", &[("bh2", false), ("bh1", true)])?,
             lower_order_final: config.flag("lower_order_final", true)?,
-            uncorrected: uncorrected
-                .into_iter()
-                .map(|call| call as usize + 1)
-                .collect(),
+            uncorrected: uncorrected.into_iter().map(|call| call as usize + 1).collect(),
         }),
     })
 }
@@ -93,14 +87,8 @@ impl UniPc {
         if differences.is_empty() {
             return base;
         }
-        let terms: Vec<_> = rhos
-            .iter()
-            .copied()
-            .zip(differences.iter().map(Vec::as_slice))
-            .collect();
-        zip(&base, &combine(&terms), |base, residual| {
-            base - scale * b_h * residual
-        })
+        let terms: Vec<_> = rhos.iter().copied().zip(differences.iter().map(Vec::as_slice)).collect();
+        zip(&base, &combine(&terms), |base, residual| base - scale * b_h * residual)
     }
 
     /// The rhos that make the step exact for polynomials: equation 9 of the paper.
@@ -109,20 +97,12 @@ impl UniPc {
         let mut factorial = 1.0;
         let (mut matrix, mut right) = (Vec::new(), Vec::new());
         for power in 0..ratios.len() as i32 {
-            matrix.push(
-                ratios
-                    .iter()
-                    .map(|ratio| f64::from(ratio.powi(power)))
-                    .collect(),
-            );
+            matrix.push(ratios.iter().map(|ratio| f64::from(ratio.powi(power))).collect());
             right.push(f64::from(phi_k * factorial / b_h));
             factorial *= (power + 2) as f32;
             phi_k = phi_k / hh - 1.0 / factorial;
         }
-        solve(matrix, right)
-            .into_iter()
-            .map(|rho| rho as f32)
-            .collect()
+        solve(matrix, right).into_iter().map(|rho| rho as f32).collect()
     }
 }
 

@@ -56,9 +56,7 @@ impl Walk<'_> {
             return Ok(output);
         }
         let sizes = format!("{} values for latents of {}", output.len(), x.len());
-        Err(Error::UnsupportedByModel(format!(
-            "the denoiser gives {sizes}"
-        )))
+        Err(Error::UnsupportedByModel(format!("the denoiser gives {sizes}")))
     }
 
     /// The network's output for latents `picture + sigma · noise`: it takes them at unit variance.
@@ -74,28 +72,14 @@ impl Walk<'_> {
     }
 
     /// Ends a network call: the listener sees and may rewrite the latents, or stop.
-    pub(super) fn done(
-        &mut self,
-        call: usize,
-        latents: &mut Vec<f32>,
-        denoised: &[f32],
-    ) -> Result<()> {
+    pub(super) fn done(&mut self, call: usize, latents: &mut Vec<f32>, denoised: &[f32]) -> Result<()> {
         let step = self.steps_after(call + 1);
         if let Some(value) = latents.iter().find(|value| !value.is_finite()) {
             let what = if value.is_nan() { "NaN" } else { "infinity" };
-            return Err(Error::NotFinite {
-                what,
-                step: step.max(1),
-            });
+            return Err(Error::NotFinite { what, step: step.max(1) });
         }
         let step_done = step > self.steps_after(call);
-        match (self.listen)(AfterCall {
-            call,
-            step,
-            step_done,
-            latents,
-            denoised,
-        }) {
+        match (self.listen)(AfterCall { call, step, step_done, latents, denoised }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Cancelled),
         }

@@ -32,12 +32,7 @@ impl WeightFile {
 
     fn new(path: PathBuf, bytes: Bytes) -> Result<Self> {
         let label = path.display().to_string();
-        let mut file = Self {
-            path,
-            label,
-            bytes,
-            entries: HashMap::new(),
-        };
+        let mut file = Self { path, label, bytes, entries: HashMap::new() };
         file.entries = header::read(file.all()).map_err(|reason| file.bad(reason))?;
         Ok(file)
     }
@@ -48,10 +43,7 @@ impl WeightFile {
 
     /// An error about this file.
     pub(super) fn bad(&self, reason: String) -> Error {
-        Error::BadFile {
-            path: self.path.clone(),
-            reason,
-        }
+        Error::BadFile { path: self.path.clone(), reason }
     }
 
     /// The tensors, handed over once.

@@ -34,43 +34,23 @@ pub(super) fn find(folder: &Path, stem: &str) -> Result<Found> {
     let named = |ending: &str| folder.join(format!("{stem}{ending}"));
     for (file, indices) in [
         (".safetensors", &[".safetensors.index.json"][..]),
-        (
-            ".fp16.safetensors",
-            &[
-                ".safetensors.index.fp16.json",
-                ".fp16.safetensors.index.json",
-            ],
-        ),
+        (".fp16.safetensors", &[".safetensors.index.fp16.json", ".fp16.safetensors.index.json"]),
     ] {
         let path = named(file);
         if path.exists() {
             return Ok(Found::File(path));
         }
-        if let Some(path) = indices
-            .iter()
-            .map(|ending| named(ending))
-            .find(|path| path.exists())
-        {
+        if let Some(path) = indices.iter().map(|ending| named(ending)).find(|path| path.exists()) {
             return read_index(path);
         }
     }
-    let listing = std::fs::read_dir(folder).map_err(|source| Error::Io {
-        path: folder.to_owned(),
-        source,
-    })?;
-    let mut pickles: Vec<_> = listing
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| is_pickle(path))
-        .collect();
+    let listing = std::fs::read_dir(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
+    let mut pickles: Vec<_> =
+        listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_pickle(path)).collect();
     pickles.sort();
     pickles.iter().try_for_each(|path| refuse_pickle(path))?;
-    let reason = format!(
-        "has no {stem}.safetensors, {stem}.fp16.safetensors or {stem}.safetensors.index.json"
-    );
-    Err(Error::BadFile {
-        path: folder.to_owned(),
-        reason,
-    })
+    let reason = format!("has no {stem}.safetensors, {stem}.fp16.safetensors or {stem}.safetensors.index.json");
+    Err(Error::BadFile { path: folder.to_owned(), reason })
 }
 
 /// Refuses a file whose name says that it is a pickle.
@@ -80,17 +60,11 @@ pub(super) fn refuse_pickle(path: &Path) -> Result<()> {
     }
     let reason = "is a pickle file, which can run any code when it is read; take the model's safetensors files, or write them in Python \
                   with pipe.save_pretrained(folder, safe_serialization=True)";
-    Err(Error::BadFile {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    })
+    Err(Error::BadFile { path: path.to_owned(), reason: reason.to_owned() })
 }
 
 fn is_pickle(path: &Path) -> bool {
-    let extension = path
-        .extension()
-        .and_then(|extension| extension.to_str())
-        .map(str::to_ascii_lowercase);
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
     extension.is_some_and(|extension| PICKLES.contains(&&extension[..]))
 }
 
@@ -99,28 +73,15 @@ fn read_index(path: PathBuf) -> Result<Found> {
     struct Index {
         weight_map: HashMap<String, String>,
     }
-    let io = |source| Error::Io {
-        path: path.clone(),
-        source,
-    };
-    let bad = |reason: String| Error::BadFile {
-        path: path.clone(),
-        reason,
-    };
+    let io = |source| Error::Io { path: path.clone(), source };
+    let bad = |reason: String| Error::BadFile { path: path.clone(), reason };
     let about = std::fs::metadata(&path).map_err(io)?;
     if !about.is_file() || about.len() > MAX_INDEX {
-        return Err(bad(format!(
-            "is not an index of weights: {} bytes",
-            about.len()
-        )));
+        return Err(bad(format!("is not an index of weights: {} bytes", about.len())));
     }
     let text = std::fs::read(&path).map_err(io)?;
-    let index: Index = serde_json::from_slice(&text).map_err(|error| {
-        bad(format!(
-            "is not an index of weights: {}",
-            shown(&error.to_string())
-        ))
-    })?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|error| bad(format!("is not an index of weights: {}", shown(&error.to_string()))))?;
     let mut shards: Vec<String> = index.weight_map.values().cloned().collect();
     shards.sort();
     shards.dedup();
@@ -131,28 +92,16 @@ fn read_index(path: PathBuf) -> Result<Found> {
     for shard in &shards {
         if shard.contains(['/', '\\', ':', '\0']) || !shard.ends_with(".safetensors") {
             refuse_pickle(Path::new(shard))?;
-            return Err(bad(format!(
-                "names {}; shards must be safetensors files in the same folder",
-                shown(shard)
-            )));
+            return Err(bad(format!("names {}; shards must be safetensors files in the same folder", shown(shard))));
         }
         if !folder.join(shard).exists() {
-            return Err(bad(format!(
-                "names {}, which is missing; download it again",
-                shown(shard)
-            )));
+            return Err(bad(format!("names {}, which is missing; download it again", shown(shard))));
         }
     }
     let places = index.weight_map.into_iter().map(|(name, shard)| {
-        let place = shards
-            .binary_search(&shard)
-            .expect("every shard of the map was listed");
+        let place = shards.binary_search(&shard).expect("every shard of the map was listed");
         (name, place)
     });
     let places = places.collect();
-    Ok(Found::Index {
-        path,
-        shards,
-        places,
-    })
+    Ok(Found::Index { path, shards, places })
 }

@@ -35,10 +35,7 @@ pub(super) fn shown(name: &str) -> String {
 /// Reads the header of a whole file and checks that its tensors cover the rest of the file exactly once.
 pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(format!(
-            "is not a safetensors file: it has only {} bytes; it may be truncated",
-            bytes.len()
-        ));
+        return Err(format!("is not a safetensors file: it has only {} bytes; it may be truncated", bytes.len()));
     };
     let length = u64::from_le_bytes(*length);
     let start = usize::try_from(length).unwrap_or(usize::MAX);
@@ -50,10 +47,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
         } else {
             "is truncated; download it again"
         };
-        return Err(format!(
-            "{what}: its header would have {length} bytes, the whole file has {}",
-            bytes.len()
-        ));
+        return Err(format!("{what}: its header would have {length} bytes, the whole file has {}", bytes.len()));
     };
     let header: Header = serde_json::from_slice(header)
         .map_err(|error| format!("has a broken header: {}", shown(&error.to_string())))?;
@@ -69,27 +63,16 @@ fn place(header: Header, start: usize, length: usize) -> Result<HashMap<String, 
         let (begin, end) = raw.data_offsets;
         let tensor = shown(name);
         if begin < at {
-            return Err(format!(
-                "is broken: tensor {tensor} overlaps {}",
-                shown(previous.unwrap_or(name))
-            ));
+            return Err(format!("is broken: tensor {tensor} overlaps {}", shown(previous.unwrap_or(name))));
         }
         if begin > at {
-            return Err(format!(
-                "is broken: {} bytes before tensor {tensor} belong to none",
-                begin - at
-            ));
+            return Err(format!("is broken: {} bytes before tensor {tensor} belong to none", begin - at));
         }
         if end < begin {
-            return Err(format!(
-                "is broken: tensor {tensor} ends at {end}, before it begins at {begin}"
-            ));
+            return Err(format!("is broken: tensor {tensor} ends at {end}, before it begins at {begin}"));
         }
         if let Some(bits) = bits_of(&raw.dtype) {
-            let bits = raw
-                .shape
-                .iter()
-                .try_fold(bits, |product, &side| product.checked_mul(side));
+            let bits = raw.shape.iter().try_fold(bits, |product, &side| product.checked_mul(side));
             if bits.is_none_or(|bits| bits % 8 != 0 || bits / 8 != end - begin) {
                 let (dtype, shape) = (&raw.dtype, &raw.shape);
                 return Err(format!(
@@ -107,10 +90,7 @@ fn place(header: Header, start: usize, length: usize) -> Result<HashMap<String, 
         (at, previous) = (end, Some(name));
     }
     if at != length - start {
-        return Err(format!(
-            "is broken: {} bytes at its end belong to no tensor",
-            length - start - at
-        ));
+        return Err(format!("is broken: {} bytes at its end belong to no tensor", length - start - at));
     }
     let entry = |raw: Raw| Entry {
         dtype: raw.dtype,
@@ -118,11 +98,7 @@ fn place(header: Header, start: usize, length: usize) -> Result<HashMap<String, 
         begin: start + raw.data_offsets.0,
         end: start + raw.data_offsets.1,
     };
-    Ok(header
-        .0
-        .into_iter()
-        .map(|(name, raw)| (name, entry(raw)))
-        .collect())
+    Ok(header.0.into_iter().map(|(name, raw)| (name, entry(raw))).collect())
 }
 
 #[derive(Deserialize)]
@@ -151,14 +127,11 @@ impl<'de> Deserialize<'de> for Header {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     }
-                    let raw = map.next_value::<Raw>().map_err(|error| {
-                        A::Error::custom(format!("tensor {}: {error}", shown(&name)))
-                    })?;
+                    let raw = map
+                        .next_value::<Raw>()
+                        .map_err(|error| A::Error::custom(format!("tensor {}: {error}", shown(&name))))?;
                     if tensors.contains_key(&name) {
-                        return Err(A::Error::custom(format!(
-                            "tensor {} is there twice",
-                            shown(&name)
-                        )));
+                        return Err(A::Error::custom(format!("tensor {} is there twice", shown(&name))));
                     }
                     tensors.insert(name, raw);
                 }

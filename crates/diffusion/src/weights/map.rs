@@ -23,16 +23,10 @@ pub(super) struct Mapped {
 
 impl Mapped {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         // Opening a named pipe would wait for its writer.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::BadFile {
-                path: path.to_owned(),
-                reason: "is not a file".to_owned(),
-            });
+            return Err(Error::BadFile { path: path.to_owned(), reason: "is not a file".to_owned() });
         }
         let file = File::open(path).map_err(io)?;
         // SAFETY: the mapping is only read; that nobody shortens or rewrites the file below it is what the type's `# Safety` asks for.
@@ -46,14 +40,7 @@ impl Mapped {
 
     /// Refuses a file that has another length than when it was mapped.
     pub(super) fn check_unchanged(&self, path: &Path) -> Result<()> {
-        let length = self
-            .file
-            .metadata()
-            .map_err(|source| Error::Io {
-                path: path.to_owned(),
-                source,
-            })?
-            .len();
+        let length = self.file.metadata().map_err(|source| Error::Io { path: path.to_owned(), source })?.len();
         if length == self.map.len() as u64 {
             return Ok(());
         }
@@ -61,9 +48,6 @@ impl Mapped {
             "was changed while it was read: it had {} bytes, now {length}; load the model again",
             self.map.len()
         );
-        Err(Error::BadFile {
-            path: path.to_owned(),
-            reason,
-        })
+        Err(Error::BadFile { path: path.to_owned(), reason })
     }
 }

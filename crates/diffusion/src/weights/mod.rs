@@ -57,15 +57,9 @@ impl Weights {
     pub fn open(folder: &Path, stem: &str) -> Result<Self> {
         match find::find(folder, stem)? {
             find::Found::File(path) => Self::open_file(&path),
-            find::Found::Index {
-                path,
-                shards,
-                places,
-            } => {
-                let files = shards
-                    .iter()
-                    .map(|shard| WeightFile::open(&folder.join(shard)))
-                    .collect::<Result<Vec<_>>>()?;
+            find::Found::Index { path, shards, places } => {
+                let files =
+                    shards.iter().map(|shard| WeightFile::open(&folder.join(shard))).collect::<Result<Vec<_>>>()?;
                 Self::join(path.display().to_string(), files, &places)
             }
         }
@@ -77,11 +71,7 @@ impl Weights {
     /// As [`Weights::open`].
     pub fn open_file(path: &Path) -> Result<Self> {
         find::refuse_pickle(path)?;
-        Self::join(
-            path.display().to_string(),
-            vec![WeightFile::open(path)?],
-            &HashMap::new(),
-        )
+        Self::join(path.display().to_string(), vec![WeightFile::open(path)?], &HashMap::new())
     }
 
     /// Reads a safetensors file that is part of the program; `name` stands for it in errors.
@@ -89,19 +79,11 @@ impl Weights {
     /// # Errors
     /// As [`Weights::open`].
     pub fn from_bytes(name: &str, bytes: &'static [u8]) -> Result<Self> {
-        Self::join(
-            name.to_owned(),
-            vec![WeightFile::from_static(name, bytes)?],
-            &HashMap::new(),
-        )
+        Self::join(name.to_owned(), vec![WeightFile::from_static(name, bytes)?], &HashMap::new())
     }
 
     /// `places`: which file an index says that a tensor is in; it decides where two files have the same tensor.
-    fn join(
-        label: String,
-        mut files: Vec<WeightFile>,
-        places: &HashMap<String, usize>,
-    ) -> Result<Self> {
+    fn join(label: String, mut files: Vec<WeightFile>, places: &HashMap<String, usize>) -> Result<Self> {
         let mut tensors: HashMap<String, Stored> = HashMap::new();
         for index in 0..files.len() {
             for (name, entry) in files[index].take_entries() {
@@ -109,62 +91,29 @@ impl Weights {
                     Some(&place) if place != index => continue,
                     None if tensors.contains_key(&name) => {
                         let other = files[tensors[&name].file].label();
-                        return Err(
-                            files[index].bad(format!("tensor {} is also in {other}", shown(&name)))
-                        );
+                        return Err(files[index].bad(format!("tensor {} is also in {other}", shown(&name))));
                     }
-                    _ => tensors.insert(
-                        name,
-                        Stored {
-                            file: index,
-                            entry,
-                            used: AtomicBool::new(false),
-                        },
-                    ),
+                    _ => tensors.insert(name, Stored { file: index, entry, used: AtomicBool::new(false) }),
                 };
             }
         }
-        let mut absent: Vec<_> = places
-            .iter()
-            .filter(|(name, _)| !tensors.contains_key(*name))
-            .collect();
+        let mut absent: Vec<_> = places.iter().filter(|(name, _)| !tensors.contains_key(*name)).collect();
         absent.sort();
         if let Some((name, place)) = absent.first() {
-            return Err(Error::MissingTensor {
-                name: shown(name),
-                file: files[**place].label().to_owned(),
-            });
+            return Err(Error::MissingTensor { name: shown(name), file: files[**place].label().to_owned() });
         }
-        Ok(Self {
-            opened: Arc::new(Opened {
-                label,
-                files,
-                tensors,
-            }),
-            prefix: String::new(),
-        })
+        Ok(Self { opened: Arc::new(Opened { label, files, tensors }), prefix: String::new() })
     }
 
     /// The part below: `weights.pp("down_blocks").pp(0)` is where the names start with `down_blocks.0.`.
     pub fn pp(&self, part: impl Display) -> Self {
-        let prefix = if self.prefix.is_empty() {
-            part.to_string()
-        } else {
-            format!("{}.{part}", self.prefix)
-        };
-        Self {
-            opened: Arc::clone(&self.opened),
-            prefix,
-        }
+        let prefix = if self.prefix.is_empty() { part.to_string() } else { format!("{}.{part}", self.prefix) };
+        Self { opened: Arc::clone(&self.opened), prefix }
     }
 
     /// The full name of a tensor of this part, as an error gives it.
     pub fn path(&self, name: &str) -> String {
-        if self.prefix.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.prefix)
-        }
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
     }
 
     /// The file, or the index of the shards.
@@ -179,8 +128,7 @@ impl Weights {
 
     /// The shape of a tensor as the file has it.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.find(&self.path(name))
-            .map(|stored| &stored.entry.shape[..])
+        self.find(&self.path(name)).map(|stored| &stored.entry.shape[..])
     }
 
     /// The names of all tensors of this part as the file has them, without the part's path, sorted.
@@ -198,10 +146,7 @@ impl Weights {
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
         let full = self.path(name);
         let Some(stored) = self.find(&full) else {
-            return Err(Error::MissingTensor {
-                name: full,
-                file: self.opened.label.clone(),
-            });
+            return Err(Error::MissingTensor { name: full, file: self.opened.label.clone() });
         };
         let file = &self.opened.files[stored.file];
         if !names::same_shape(&full, &stored.entry.shape, shape) {
@@ -214,21 +159,17 @@ impl Weights {
         }
         let Some(dtype) = Dtype::parse(&stored.entry.dtype) else {
             let found = shown(&stored.entry.dtype);
-            return Err(file.bad(format!("tensor {full} has type {found}; weights must be F32, F16 or BF16, so take another variant of the model")));
+            return Err(file.bad(format!(
+                "tensor {full} has type {found}; weights must be F32, F16 or BF16, so take another variant of the model"
+            )));
         };
         stored.used.store(true, Ordering::Relaxed);
-        Ok(TensorView::new(
-            dtype,
-            shape.to_vec(),
-            file.bytes(&stored.entry)?,
-        ))
+        Ok(TensorView::new(dtype, shape.to_vec(), file.bytes(&stored.entry)?))
     }
 
     /// The tensors of this part that nobody got, sorted; without those that older releases store and nobody needs.
     pub fn unused(&self) -> Vec<String> {
-        let unused = self.own().filter(|(name, stored)| {
-            !stored.used.load(Ordering::Relaxed) && !names::harmless(name)
-        });
+        let unused = self.own().filter(|(name, stored)| !stored.used.load(Ordering::Relaxed) && !names::harmless(name));
         let mut unused: Vec<_> = unused.map(|(name, _)| shown(&self.path(name))).collect();
         unused.sort();
         unused
@@ -237,19 +178,13 @@ impl Weights {
     fn own(&self) -> impl Iterator<Item = (&str, &Stored)> {
         self.opened.tensors.iter().filter_map(|(name, stored)| {
             let rest = name.strip_prefix(&self.prefix)?;
-            let rest = if self.prefix.is_empty() {
-                rest
-            } else {
-                rest.strip_prefix('.')?
-            };
+            let rest = if self.prefix.is_empty() { rest } else { rest.strip_prefix('.')? };
             Some((rest, stored))
         })
     }
 
     fn find(&self, full: &str) -> Option<&Stored> {
         let tensors = &self.opened.tensors;
-        tensors
-            .get(full)
-            .or_else(|| names::older(full).iter().find_map(|name| tensors.get(name)))
+        tensors.get(full).or_else(|| names::older(full).iter().find_map(|name| tensors.get(name)))
     }
 }

@@ -2,12 +2,7 @@
 
 /// The projections of attention in the autoencoder: today's name and that of
 /// <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/modeling_utils.py> `_convert_deprecated_attention_blocks`.
-const ATTENTION: [(&str, &str); 4] = [
-    ("to_q", "query"),
-    ("to_k", "key"),
-    ("to_v", "value"),
-    ("to_out.0", "proj_attn"),
-];
+const ATTENTION: [(&str, &str); 4] = [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
 
 /// The start of every name in a text encoder's file; transformers 5 writes none of it.
 const TEXT_MODEL: &str = "text_model.";
@@ -46,10 +41,8 @@ pub(super) fn same_shape(full: &str, found: &[usize], expected: &[usize]) -> boo
 /// Splits `….attentions.N.to_q.weight` into the part, the projection and the parameter.
 fn projection(full: &str) -> Option<(&str, &str, &str)> {
     let (path, parameter) = full.rsplit_once('.')?;
-    let (part, projection) = ATTENTION
-        .iter()
-        .find_map(|(new, _)| Some((path.strip_suffix(new)?.strip_suffix('.')?, *new)))?;
+    let (part, projection) =
+        ATTENTION.iter().find_map(|(new, _)| Some((path.strip_suffix(new)?.strip_suffix('.')?, *new)))?;
     let (list, index) = part.rsplit_once('.')?;
-    (list.ends_with("attentions") && index.bytes().all(|b| b.is_ascii_digit()))
-        .then_some((part, projection, parameter))
+    (list.ends_with("attentions") && index.bytes().all(|b| b.is_ascii_digit())).then_some((part, projection, parameter))
 }

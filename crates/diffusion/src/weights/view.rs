@@ -40,8 +40,7 @@ pub(super) fn bits_of(dtype: &str) -> Option<usize> {
     Some(match dtype {
         "F4" => 4,
         "F6_E2M3" | "F6_E3M2" => 6,
-        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ"
-        | "F8_E5M2FNUZ" => 8,
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => 8,
         "U16" | "I16" | "F16" | "BF16" => 16,
         "U32" | "I32" | "F32" => 32,
         "U64" | "I64" | "F64" | "C64" => 64,
@@ -74,11 +73,7 @@ pub struct TensorView<'a> {
 impl<'a> TensorView<'a> {
     pub(super) fn new(dtype: Dtype, shape: Vec<usize>, bytes: &'a [u8]) -> Self {
         debug_assert_eq!(bytes.len(), shape.iter().product::<usize>() * dtype.size());
-        Self {
-            dtype,
-            shape,
-            bytes,
-        }
+        Self { dtype, shape, bytes }
     }
 
     /// The numbers as they are stored.
@@ -100,10 +95,7 @@ impl<'a> TensorView<'a> {
     }
 }
 
-fn numbers<T: bytemuck::Pod, const N: usize>(
-    bytes: &[u8],
-    read: impl Fn([u8; N]) -> T,
-) -> Cow<'_, [T]> {
+fn numbers<T: bytemuck::Pod, const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Cow<'_, [T]> {
     let (chunks, rest) = bytes.as_chunks::<N>();
     debug_assert!(rest.is_empty(), "the header's sizes were checked");
     match bytemuck::try_cast_slice(bytes) {

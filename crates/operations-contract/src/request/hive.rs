@@ -174,25 +174,14 @@ impl WorkerKind {
 /// Flags become a command line: names that are none and values that hide a second one are refused here already.
 fn check_options(options: &Map<String, Value>) -> Result<(), ApiError> {
     if options.len() > limits::OPTIONS {
-        let message = format!(
-            "options may hold at most {} flags, got {}",
-            limits::OPTIONS,
-            options.len()
-        );
+        let message = format!("options may hold at most {} flags, got {}", limits::OPTIONS, options.len());
         return Err(ApiError::invalid("options", message));
     }
     for (name, value) in options {
-        let plain = |byte: u8| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
-        };
-        if name.is_empty()
-            || name.starts_with(['-', '_'])
-            || name.len() > limits::ID_BYTES
-            || !name.bytes().all(plain)
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if name.is_empty() || name.starts_with(['-', '_']) || name.len() > limits::ID_BYTES || !name.bytes().all(plain)
         {
-            let message = format!(
-                "options holds {name:?}, which is not the name of a flag (like \"precision\")"
-            );
+            let message = format!("options holds {name:?}, which is not the name of a flag (like \"precision\")");
             return Err(ApiError::invalid("options", message));
         }
         let param = format!("options.{name}");
@@ -201,15 +190,11 @@ fn check_options(options: &Map<String, Value>) -> Result<(), ApiError> {
             Value::String(text) => {
                 Check.text(&param, text, limits::MODEL_BYTES)?;
                 if text.contains(char::is_control) {
-                    return Err(ApiError::invalid(
-                        &param,
-                        format!("{param} holds a control character"),
-                    ));
+                    return Err(ApiError::invalid(&param, format!("{param} holds a control character")));
                 }
             }
             Value::Null | Value::Array(_) | Value::Object(_) => {
-                let message =
-                    format!("{param} must be a string, a number or true or false, got {value}");
+                let message = format!("{param} must be a string, a number or true or false, got {value}");
                 return Err(ApiError::invalid(&param, message));
             }
         }

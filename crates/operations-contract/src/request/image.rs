@@ -142,10 +142,7 @@ image_request! {
 
 /// What the three image operations have in common; the fields are those of [`ImageGenerationRequest`].
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "each field is documented where it stands on the wire"
-)]
+#[expect(missing_docs, reason = "each field is documented where it stands on the wire")]
 pub struct ImageSettings {
     pub hive_id: Option<String>,
     pub model: Option<String>,
@@ -196,9 +193,7 @@ impl ImageSettings {
 
     /// The guidance scale asked for, or `own` (the model's), or 7.5.
     pub fn guidance_scale_or(&self, own: Option<f64>) -> f64 {
-        self.guidance_scale
-            .or(own)
-            .unwrap_or(DEFAULT_GUIDANCE_SCALE)
+        self.guidance_scale.or(own).unwrap_or(DEFAULT_GUIDANCE_SCALE)
     }
 
     fn check(&self, check: &Check) -> Result<(), ApiError> {
@@ -206,27 +201,15 @@ impl ImageSettings {
         check.optional_id("worker_id", self.worker_id.as_deref())?;
         check.optional_model("model", self.model.as_deref())?;
         check.text("prompt", &self.prompt, limits::PROMPT_BYTES)?;
-        check.text(
-            "negative_prompt",
-            self.negative_prompt.as_deref().unwrap_or(""),
-            limits::PROMPT_BYTES,
-        )?;
+        check.text("negative_prompt", self.negative_prompt.as_deref().unwrap_or(""), limits::PROMPT_BYTES)?;
         check.optional_range("steps", self.steps, &limits::STEPS)?;
-        check.optional_range(
-            "guidance_scale",
-            self.guidance_scale,
-            &limits::GUIDANCE_SCALE,
-        )?;
+        check.optional_range("guidance_scale", self.guidance_scale, &limits::GUIDANCE_SCALE)?;
         check.side("width", self.width)?;
         check.side("height", self.height)?;
         check.range("count", self.count, &limits::COUNT)?;
         check.optional_range("clip_skip", self.clip_skip, &limits::CLIP_SKIP)?;
         check.optional_range("preview_every", self.preview_every, &limits::STEPS)?;
-        check.one_of(
-            "scheduler",
-            self.scheduler.as_deref(),
-            &scheduler::SCHEDULERS,
-        )?;
+        check.one_of("scheduler", self.scheduler.as_deref(), &scheduler::SCHEDULERS)?;
         check.one_of("schedule", self.schedule.as_deref(), &scheduler::SCHEDULES)?;
         match (&self.scheduler, &self.schedule) {
             (Some(scheduler), Some(schedule)) if !scheduler::scheduler_has_schedules(scheduler) => {

@@ -111,16 +111,10 @@ impl Request for InferRequest {
         Check.optional_model("model", self.model.as_deref())?;
         match (&self.prompt, &self.messages) {
             (None, None) => {
-                return Err(ApiError::invalid(
-                    "prompt",
-                    "prompt or messages is required",
-                ));
+                return Err(ApiError::invalid("prompt", "prompt or messages is required"));
             }
             (Some(_), Some(_)) => {
-                return Err(ApiError::invalid(
-                    "messages",
-                    "prompt and messages exclude each other; give one of them",
-                ));
+                return Err(ApiError::invalid("messages", "prompt and messages exclude each other; give one of them"));
             }
             (Some(prompt), None) => Check.text("prompt", prompt, limits::PROMPT_BYTES)?,
             (None, Some(messages)) => check_messages(messages)?,
@@ -133,25 +127,17 @@ impl Request for InferRequest {
             && !(penalty > 0.0 && penalty <= limits::REPEAT_PENALTY_MAX)
         {
             let max = limits::REPEAT_PENALTY_MAX;
-            let message =
-                format!("repeat_penalty must be above 0 and at most {max}, got {penalty}");
+            let message = format!("repeat_penalty must be above 0 and at most {max}, got {penalty}");
             return Err(ApiError::invalid("repeat_penalty", message));
         }
         if self.stop.len() > limits::STOP_WORDS {
-            let message = format!(
-                "stop may hold at most {} words, got {}",
-                limits::STOP_WORDS,
-                self.stop.len()
-            );
+            let message = format!("stop may hold at most {} words, got {}", limits::STOP_WORDS, self.stop.len());
             return Err(ApiError::invalid("stop", message));
         }
         for (i, word) in self.stop.iter().enumerate() {
             let param = format!("stop[{i}]");
             if word.is_empty() {
-                return Err(ApiError::invalid(
-                    &param,
-                    format!("{param} is empty and would end every text at once"),
-                ));
+                return Err(ApiError::invalid(&param, format!("{param} is empty and would end every text at once")));
             }
             Check.text(&param, word, limits::STOP_WORD_BYTES)?;
         }
@@ -161,25 +147,14 @@ impl Request for InferRequest {
 
 fn check_messages(messages: &[Message]) -> Result<(), ApiError> {
     if messages.is_empty() {
-        return Err(ApiError::invalid(
-            "messages",
-            "messages must hold at least one message",
-        ));
+        return Err(ApiError::invalid("messages", "messages must hold at least one message"));
     }
     if messages.len() > limits::MESSAGES {
-        let message = format!(
-            "messages may hold at most {} messages, got {}",
-            limits::MESSAGES,
-            messages.len()
-        );
+        let message = format!("messages may hold at most {} messages, got {}", limits::MESSAGES, messages.len());
         return Err(ApiError::invalid("messages", message));
     }
     messages.iter().enumerate().try_for_each(|(i, message)| {
-        Check.text(
-            &format!("messages[{i}].content"),
-            &message.content,
-            limits::PROMPT_BYTES,
-        )
+        Check.text(&format!("messages[{i}].content"), &message.content, limits::PROMPT_BYTES)
     })
 }
 

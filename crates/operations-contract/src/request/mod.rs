@@ -5,33 +5,18 @@ mod image;
 mod infer;
 
 pub use hive::{
-    HiveCheckRequest, ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest,
-    QueenCheckRequest, StatusRequest, WorkerKind, WorkerProcessDeleteRequest,
-    WorkerProcessGetRequest, WorkerProcessListRequest, WorkerSpawnRequest,
+    HiveCheckRequest, ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest, QueenCheckRequest,
+    StatusRequest, WorkerKind, WorkerProcessDeleteRequest, WorkerProcessGetRequest, WorkerProcessListRequest,
+    WorkerSpawnRequest,
 };
-pub use image::{
-    ImageGenerationRequest, ImageInpaintRequest, ImageSettings, ImageTransformRequest,
-};
+pub use image::{ImageGenerationRequest, ImageInpaintRequest, ImageSettings, ImageTransformRequest};
 pub use infer::{InferRequest, Message, Role};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which of the waiting jobs comes first.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// After everything else.
