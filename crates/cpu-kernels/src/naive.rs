@@ -22,6 +22,8 @@ pub fn erf(x: f64) -> f64 {
 pub fn act(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::None => x,
+        Activation::Relu if x < 0.0 => 0.0,
+        Activation::Relu => x,
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Gelu => x * 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),

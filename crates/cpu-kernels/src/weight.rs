@@ -42,6 +42,8 @@ pub enum Activation {
     /// The element itself.
     #[default]
     None,
+    /// `max(x, 0)`.
+    Relu,
     /// `x * sigmoid(x)`, also called swish.
     Silu,
     /// `x * Phi(x)` with the exact normal distribution function, as torch's `gelu` without approximation.

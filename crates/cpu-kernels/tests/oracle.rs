@@ -8,7 +8,8 @@ const TOLERANCE: f64 = 1e-5;
 /// Sizes around whole registers, panels, tiles and blocks.
 const AWKWARD: [usize; 12] = [1, 2, 3, 7, 13, 15, 16, 17, 31, 33, 57, 70];
 
-const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::Gelu, Activation::QuickGelu];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::QuickGelu];
 
 fn on_every_isa(test: impl Fn(Isa)) {
     for isa in Isa::available() {

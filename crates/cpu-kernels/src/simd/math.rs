@@ -108,6 +108,7 @@ pub(super) unsafe fn act<V: Vector>(act: Activation, x: V) -> V {
     unsafe {
         match act {
             Activation::None => x,
+            Activation::Relu => V::splat(0.0).max(x),
             Activation::Silu => times_sigmoid(x, x),
             Activation::Gelu => gelu(x),
             Activation::QuickGelu => times_sigmoid(x, x.mul(V::splat(1.702))),
