@@ -1,1 +1,25 @@
-//! The one seam where a device is chosen.
+//! Tensors and layers: the one seam where a device is chosen.
+//!
+//! A [`Device`] is where a network lives. Layers ([`Linear`], [`Conv2d`], [`GroupNorm`], [`LayerNorm`]) hold their weights
+//! in the form that the device's kernels want; a [`Tensor`] holds activations there. Model code above this module is
+//! written once and names no device.
+//!
+//! Shapes are logical and as in the papers: a feature map is `(n, c, h, w)`, hidden states are `(n, l, c)`, vectors
+//! `(n, c)`. On a CPU a feature map lies in memory channels-last, so that it *is* its own `(n, h * w, c)` hidden states,
+//! a 1 × 1 convolution is a matrix product and nothing is ever transposed between the two.
+//!
+//! What a layer does to its output on the way to memory (bias, time embedding, activation, residual) is part of the call,
+//! so that a kernel may do it while the numbers are in registers.
+
+mod buffer;
+mod cpu;
+mod device;
+mod functions;
+mod layers;
+mod tensor;
+
+pub use buffer::Memory;
+pub use device::{CpuDevice, Device};
+pub use functions::{activate, attention, concat_channels, upsample_nearest};
+pub use layers::{Activation, Conv2d, Embedding, Epilogue, GroupNorm, LayerNorm, Linear};
+pub use tensor::Tensor;

@@ -1,0 +1,33 @@
+//! From the words of this module to those of `cpu_kernels`.
+
+use super::layers::Activation;
+use super::tensor::{Storage, Tensor};
+use crate::weights::Floats;
+
+/// A weight as the kernels take it for packing.
+pub(super) fn weight<'a>(floats: &'a Floats<'_>) -> cpu_kernels::Weight<'a> {
+    match floats {
+        Floats::F32(values) => cpu_kernels::Weight::F32(values),
+        Floats::F16(values) => cpu_kernels::Weight::F16(values),
+        Floats::Bf16(values) => cpu_kernels::Weight::Bf16(values),
+    }
+}
+
+/// The numbers of a tensor that must be on the CPU because another operand is.
+pub(super) fn data(tensor: &Tensor) -> &[f32] {
+    match tensor.storage() {
+        Storage::Cpu(_, data) => data,
+    }
+}
+
+impl From<Activation> for cpu_kernels::Activation {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::None => Self::None,
+            Activation::Relu => Self::Relu,
+            Activation::Silu => Self::Silu,
+            Activation::Gelu => Self::Gelu,
+            Activation::QuickGelu => Self::QuickGelu,
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Activations on a device.
+
+use std::sync::Arc;
+
+use super::buffer::Buffer;
+use super::device::{CpuDevice, Device};
+use crate::Result;
+
+/// Activations on a device: a feature map `(n, c, h, w)`, hidden states `(n, l, c)` or vectors `(n, c)`. Cheap to clone;
+/// never changes.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    storage: Storage,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Storage {
+    /// Row-major; a feature map channels-last, that is `(n, h, w, c)`.
+    Cpu(CpuDevice, Arc<Buffer>),
+}
+
+impl Tensor {
+    /// Uploads numbers in the row-major order of `shape` (a feature map as `(n, c, h, w)`).
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] or [`crate::Error::Device`].
+    ///
+    /// # Panics
+    /// When `data` is not as long as the shape says.
+    pub fn from_host(device: &Device, data: &[f32], shape: &[usize]) -> Result<Self> {
+        assert_eq!(data.len(), shape.iter().product::<usize>(), "numbers for shape {shape:?}");
+        match device {
+            Device::Cpu(cpu) => {
+                let mut buffer = cpu.buffer(data.len())?;
+                match *shape {
+                    [n, c, h, w] => cpu_kernels::nchw_to_nhwc(data, n, c, h * w, &mut buffer),
+                    _ => buffer.copy_from_slice(data),
+                }
+                Ok(Self::on_cpu(cpu, shape, buffer))
+            }
+        }
+    }
+
+    /// Downloads the numbers in the row-major order of the shape (a feature map as `(n, c, h, w)`).
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device failed.
+    pub fn to_host(&self) -> Result<Vec<f32>> {
+        match &self.storage {
+            Storage::Cpu(_, data) => Ok(match *self.shape {
+                [n, c, h, w] => {
+                    let mut out = vec![0.0; data.len()];
+                    cpu_kernels::nhwc_to_nchw(data, n, c, h * w, &mut out);
+                    out
+                }
+                _ => data.to_vec(),
+            }),
+        }
+    }
+
+    /// The logical shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        match &self.storage {
+            Storage::Cpu(cpu, _) => Device::Cpu(cpu.clone()),
+        }
+    }
+
+    /// A feature map `(n, c, h, w)` as hidden states `(n, h * w, c)`: free on a CPU.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device failed.
+    pub fn to_tokens(&self) -> Result<Self> {
+        let (n, c, h, w) = self.feature_map_shape();
+        match &self.storage {
+            Storage::Cpu(..) => Ok(Self { shape: vec![n, h * w, c], storage: self.storage.clone() }),
+        }
+    }
+
+    /// Hidden states `(n, h * w, c)` as a feature map `(n, c, h, w)`: free on a CPU.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device failed.
+    pub fn to_feature_map(&self, h: usize, w: usize) -> Result<Self> {
+        let (n, l, c) = self.tokens_shape();
+        assert_eq!(l, h * w, "tokens of a {h} x {w} feature map");
+        match &self.storage {
+            Storage::Cpu(..) => Ok(Self { shape: vec![n, c, h, w], storage: self.storage.clone() }),
+        }
+    }
+
+    /// One token of each sequence: row `positions[i]` of sequence `i` of hidden states `(n, l, c)`, as `(n, c)`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] or [`crate::Error::Device`].
+    pub fn select_tokens(&self, positions: &[usize]) -> Result<Self> {
+        let (n, l, c) = self.tokens_shape();
+        assert_eq!(positions.len(), n, "one position for each sequence");
+        match &self.storage {
+            Storage::Cpu(cpu, data) => {
+                let mut out = cpu.buffer(n * c)?;
+                for (i, &position) in positions.iter().enumerate() {
+                    let row = i * l + position;
+                    out[i * c..][..c].copy_from_slice(&data[row * c..][..c]);
+                }
+                Ok(Self::on_cpu(cpu, &[n, c], out))
+            }
+        }
+    }
+
+    pub(super) fn on_cpu(cpu: &CpuDevice, shape: &[usize], data: Buffer) -> Self {
+        debug_assert_eq!(data.len(), shape.iter().product::<usize>());
+        Self { shape: shape.to_vec(), storage: Storage::Cpu(cpu.clone(), Arc::new(data)) }
+    }
+
+    pub(super) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    pub(super) fn into_storage(self) -> (Vec<usize>, Storage) {
+        (self.shape, self.storage)
+    }
+
+    /// `(n, c, h, w)` of a feature map.
+    pub(crate) fn feature_map_shape(&self) -> (usize, usize, usize, usize) {
+        match *self.shape {
+            [n, c, h, w] => (n, c, h, w),
+            ref other => panic!("{other:?} is not a feature map (n, c, h, w)"),
+        }
+    }
+
+    /// `(n, l, c)` of hidden states.
+    pub(crate) fn tokens_shape(&self) -> (usize, usize, usize) {
+        match *self.shape {
+            [n, l, c] => (n, l, c),
+            ref other => panic!("{other:?} are not hidden states (n, l, c)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counting(len: usize) -> Vec<f32> {
+        (0..len).map(|i| i as f32).collect()
+    }
+
+    #[test]
+    fn what_goes_up_comes_down() {
+        let device = Device::cpu(Some(1)).unwrap();
+        for shape in [&[2, 3, 5, 7][..], &[1, 40, 3, 2], &[2, 6, 4], &[3, 5], &[1, 4, 0, 3]] {
+            let data = counting(shape.iter().product());
+            let tensor = Tensor::from_host(&device, &data, shape).unwrap();
+            assert_eq!(tensor.shape(), shape);
+            assert_eq!(tensor.to_host().unwrap(), data, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_of_a_feature_map_are_its_pixels_in_reading_order() {
+        let device = Device::cpu(Some(1)).unwrap();
+        let x = Tensor::from_host(&device, &counting(12), &[1, 2, 2, 3]).unwrap();
+        let tokens = x.to_tokens().unwrap();
+        assert_eq!(tokens.shape(), [1, 6, 2]);
+        assert_eq!(tokens.to_host().unwrap(), [0., 6., 1., 7., 2., 8., 3., 9., 4., 10., 5., 11.]);
+        assert_eq!(tokens.to_feature_map(2, 3).unwrap().to_host().unwrap(), counting(12));
+    }
+
+    #[test]
+    fn selecting_takes_one_row_of_each_sequence() {
+        let device = Device::cpu(Some(1)).unwrap();
+        let x = Tensor::from_host(&device, &counting(12), &[2, 3, 2]).unwrap();
+        assert_eq!(x.select_tokens(&[2, 0]).unwrap().to_host().unwrap(), [4., 5., 6., 7.]);
+    }
+}
