@@ -20,11 +20,7 @@ fn every_component_has_the_bits_that_python_made() {
 #[test]
 fn a_small_model_is_a_whole_diffusers_folder() {
     use support::small_models::SmallModel;
-    let model = SmallModel {
-        kind: "sdxl-inpaint".into(),
-        tiny_vae: true,
-        f16: true,
-    };
+    let model = SmallModel { kind: "sdxl-inpaint".into(), tiny_vae: true, f16: true };
     let folder = model.folder();
     for file in [
         "model_index.json",
@@ -38,14 +34,12 @@ fn a_small_model_is_a_whole_diffusers_folder() {
     }
     let unet = diffusion::weights::Weights::open(&folder.join("unet"), "diffusion_pytorch_model");
     let unet = unet.expect("the U-Net's weights open");
-    unet.get("conv_in.weight", &[32, 9, 3, 3])
-        .expect("nine channels");
+    unet.get("conv_in.weight", &[32, 9, 3, 3]).expect("nine channels");
     let tiny = diffusion::weights::Weights::open(&folder.join("vae"), "diffusion_pytorch_model");
     let tiny = tiny.expect("the autoencoder's weights open");
     assert!(tiny.has("decoder.layers.0.weight"));
     // The same file that tools/reference/kinds.py writes: 49408 tokens, the last two the special ones.
-    let vocab =
-        std::fs::read_to_string(folder.join("tokenizer/vocab.json")).expect("reads the vocabulary");
+    let vocab = std::fs::read_to_string(folder.join("tokenizer/vocab.json")).expect("reads the vocabulary");
     let vocab: serde_json::Value = serde_json::from_str(&vocab).expect("the vocabulary is JSON");
     assert_eq!(vocab.as_object().map(serde_json::Map::len), Some(49408));
     assert_eq!(vocab["<|endoftext|>"], 49407);

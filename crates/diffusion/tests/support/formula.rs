@@ -54,20 +54,11 @@ pub(crate) fn tensor(component: &Component, name: &str, shape: &[usize]) -> Vec<
     let u = uniform(key, shape.iter().product());
     if let &[_] = shape {
         let norm = name.ends_with("weight");
-        return u
-            .map(|u| if norm { 1.0 + 0.2 * u } else { 0.1 * u })
-            .collect();
+        return u.map(|u| if norm { 1.0 + 0.2 * u } else { 0.1 * u }).collect();
     }
     let (row, unit) = (shape[1..].iter().product::<usize>(), 3f64.sqrt());
-    let unit = if name.ends_with("embedding.weight") {
-        unit * EMBEDDING
-    } else {
-        (3.0 / row as f64).sqrt()
-    };
-    let gain = component
-        .gains
-        .iter()
-        .find(|(ending, _)| format!(".{name}").ends_with(&format!(".{ending}")));
+    let unit = if name.ends_with("embedding.weight") { unit * EMBEDDING } else { (3.0 / row as f64).sqrt() };
+    let gain = component.gains.iter().find(|(ending, _)| format!(".{name}").ends_with(&format!(".{ending}")));
     let scale = |index: usize| match gain {
         None => unit as f32,
         Some((_, Gain::All(gain))) => (unit * gain) as f32,
@@ -78,9 +69,7 @@ pub(crate) fn tensor(component: &Component, name: &str, shape: &[usize]) -> Vec<
 
 /// The 64-bit FNV-1a hash of a text's UTF-8 bytes.
 fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(FNV_OFFSET, |value, byte| {
-        (value ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
-    })
+    text.bytes().fold(FNV_OFFSET, |value, byte| (value ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
 }
 
 /// `count` values in [-1, 1): the upper 24 bits of splitmix64's outputs from the state `key` on.

@@ -44,11 +44,7 @@ impl SmallModel {
         for (part, id) in &weights.kinds[&self.kind] {
             let tiny = self.tiny_vae && part == "vae";
             let (id, into) = (if tiny { "vae-tiny" } else { id }, made.path().join(part));
-            let stem = if part.starts_with("text_encoder") {
-                "model"
-            } else {
-                "diffusion_pytorch_model"
-            };
+            let stem = if part.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
             let file = format!("{stem}{}.safetensors", if self.f16 { ".fp16" } else { "" });
             let component = component_file(id, &weights.components[id], self.f16);
             // Kinds share components; where the disk has no hard links, each gets its copy.
@@ -71,11 +67,7 @@ impl SmallModel {
     /// As [`SmallModel::folder`], of a kind with its own autoencoder in float32.
     pub(crate) fn of(kind: &str) -> PathBuf {
         let kind = kind.to_owned();
-        Self {
-            kind,
-            ..Self::default()
-        }
-        .folder()
+        Self { kind, ..Self::default() }.folder()
     }
 }
 
@@ -105,17 +97,15 @@ pub(crate) fn tensors_of(component: &Component) -> Vec<(String, Vec<usize>)> {
 }
 
 fn parse_shape(text: &str) -> Vec<usize> {
-    text.split('x')
-        .map(|side| side.parse().expect("a shape is numbers"))
-        .collect()
+    text.split('x').map(|side| side.parse().expect("a shape is numbers")).collect()
 }
 
 /// Where models are kept, by the version of what they are made from.
 fn store() -> PathBuf {
     let text = fs::read(goldens().join("weights.json")).expect("weights.json is there");
-    let version = text.iter().fold(0xCBF2_9CE4_8422_2325u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-    });
+    let version = text
+        .iter()
+        .fold(0xCBF2_9CE4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
     let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("small-models-{version:016x}"));
     fs::create_dir_all(&store).expect("the build's folder can be written");
     store
@@ -148,11 +138,7 @@ fn copy_configs(from: &Path, into: &Path) {
 }
 
 fn component_file(id: &str, component: &Component, half: bool) -> PathBuf {
-    let folder = store().join(if half {
-        format!("component-{id}-f16")
-    } else {
-        format!("component-{id}")
-    });
+    let folder = store().join(if half { format!("component-{id}-f16") } else { format!("component-{id}") });
     let file = folder.join("weights.safetensors");
     if file.exists() {
         return file;
@@ -162,15 +148,9 @@ fn component_file(id: &str, component: &Component, half: bool) -> PathBuf {
         .map(|(name, shape)| {
             let values = tensor(component, &name, &shape);
             let bytes = if half {
-                values
-                    .iter()
-                    .flat_map(|&value| f16::from_f32(value).to_le_bytes())
-                    .collect()
+                values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
             } else {
-                values
-                    .iter()
-                    .flat_map(|value| value.to_le_bytes())
-                    .collect()
+                values.iter().flat_map(|value| value.to_le_bytes()).collect()
             };
             (name, shape, bytes)
         })
@@ -181,8 +161,7 @@ fn component_file(id: &str, component: &Component, half: bool) -> PathBuf {
         (name, view.expect("as many values as the shape says"))
     });
     let made = scratch(&store());
-    serialize_to_file(views, None, &made.path().join("weights.safetensors"))
-        .expect("writes the weights");
+    serialize_to_file(views, None, &made.path().join("weights.safetensors")).expect("writes the weights");
     place(made, &folder);
     file
 }

@@ -17,11 +17,8 @@ pub(crate) fn write(folder: &Path) {
         tokens.push(a + &b);
     }
     tokens.extend(["<|startoftext|>".to_owned(), "<|endoftext|>".to_owned()]);
-    let vocab: serde_json::Map<String, serde_json::Value> = tokens
-        .into_iter()
-        .zip(0u32..)
-        .map(|(token, id)| (token, id.into()))
-        .collect();
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        tokens.into_iter().zip(0u32..).map(|(token, id)| (token, id.into())).collect();
     let vocab = serde_json::to_string(&vocab).expect("tokens are text");
     fs::write(folder.join("vocab.json"), vocab).expect("writes vocab.json");
     fs::write(folder.join("merges.txt"), lines).expect("writes merges.txt");
@@ -32,12 +29,5 @@ fn byte_characters() -> Vec<String> {
     let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let mut characters: Vec<u32> = (0..256).filter(printable).collect();
     characters.extend(256..512 - characters.len() as u32);
-    characters
-        .into_iter()
-        .map(|code| {
-            char::from_u32(code)
-                .expect("below the surrogates")
-                .to_string()
-        })
-        .collect()
+    characters.into_iter().map(|code| char::from_u32(code).expect("below the surrogates").to_string()).collect()
 }
