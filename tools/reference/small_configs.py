@@ -6,7 +6,7 @@ import json
 
 import kinds
 
-SAMPLE_SIZE = 8  # 64 pixels
+SAMPLE_SIZE = 16  # 128 pixels
 VERSION = "0.42.1"
 # The keys of the released SD 1.5's unet/config.json and vae/config.json.
 SD15_UNET = """act_fn attention_head_dim block_out_channels center_input_sample cross_attention_dim down_block_types downsample_padding

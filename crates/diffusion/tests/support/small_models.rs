@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use half::f16;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
@@ -100,15 +101,41 @@ fn parse_shape(text: &str) -> Vec<usize> {
     text.split('x').map(|side| side.parse().expect("a shape is numbers")).collect()
 }
 
-/// Where models are kept, by the version of what they are made from.
+/// Where models are kept, by the version of all that they are made from.
 fn store() -> PathBuf {
-    let text = fs::read(goldens().join("weights.json")).expect("weights.json is there");
-    let version = text
-        .iter()
-        .fold(0xCBF2_9CE4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
-    let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("small-models-{version:016x}"));
-    fs::create_dir_all(&store).expect("the build's folder can be written");
-    store
+    static STORE: OnceLock<PathBuf> = OnceLock::new();
+    let store = STORE.get_or_init(|| {
+        let code = [include_str!("formula.rs"), include_str!("small_models.rs"), include_str!("vocabulary.rs")];
+        let mut version = Version(0xCBF2_9CE4_8422_2325);
+        code.iter().for_each(|text| version.add(text.as_bytes()));
+        for part in ["weights.json", "tensors", "kinds"] {
+            version.add_files(&goldens().join(part));
+        }
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("small-models-{:016x}", version.0))
+    });
+    fs::create_dir_all(store).expect("the build's folder can be written");
+    store.clone()
+}
+
+/// The FNV-1a hash of files.
+struct Version(u64);
+
+impl Version {
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+    }
+
+    fn add_files(&mut self, path: &Path) {
+        if path.is_file() {
+            return self.add(&fs::read(path).expect("reads what models are made from"));
+        }
+        let entries = fs::read_dir(path).expect("the goldens have their folders");
+        let mut entries: Vec<PathBuf> = entries.map(|entry| entry.expect("lists a folder").path()).collect();
+        entries.sort();
+        entries.iter().for_each(|entry| self.add_files(entry));
+    }
 }
 
 fn scratch(store: &Path) -> tempfile::TempDir {
