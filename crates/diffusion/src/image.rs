@@ -1,1 +1,0 @@
-//! Pictures in and out: decoding, resizing as Pillow does, masks.

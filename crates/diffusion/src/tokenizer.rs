@@ -1,1 +1,0 @@
-//! CLIP's tokenizer.
