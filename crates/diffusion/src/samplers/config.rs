@@ -16,7 +16,10 @@ const MAX_TRAIN_TIMESTEPS: usize = 1_000_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerConfig {
     class: Class,
+    /// The file's.
     keys: Map<String, Value>,
+    /// Values for keys that the file does not have: they hold for this class only.
+    own: Map<String, Value>,
 }
 
 impl SchedulerConfig {
@@ -46,7 +49,20 @@ impl SchedulerConfig {
             value: name.into(),
             hint: format!("supported are {}", Class::ALL.map(Class::name).join(", ")),
         })?;
-        Ok(Self { class, keys }.normalised())
+        Ok(Self { class, keys, own: Map::new() }.normalised())
+    }
+
+    /// The config as diffusers' Stable Diffusion pipelines change it when they load a model: all set `steps_offset` to 1,
+    /// text and image to picture switch `clip_sample` off, inpainting sets `skip_prk_steps`. The XL pipelines do none of it.
+    ///
+    /// A key that the file has is changed for every sampler, one that it has not only for the model's own.
+    pub fn loaded_by_stable_diffusion(mut self, inpaint: bool) -> Self {
+        let (key, value) = if inpaint { ("skip_prk_steps", true) } else { ("clip_sample", false) };
+        for (key, value) in [("steps_offset", Value::from(1)), (key, Value::from(value))] {
+            let target = if self.keys.contains_key(key) { &mut self.keys } else { &mut self.own };
+            target.insert(key.into(), value);
+        }
+        self
     }
 
     /// `Class.from_config(this config, **overrides)`: another sampler or schedule with this model's settings.
@@ -57,7 +73,11 @@ impl SchedulerConfig {
     /// [`Error::InvalidArgument`] with the field `schedule` for a sampler that has none in diffusers, or when the file
     /// sets another schedule.
     pub fn with(&self, kind: Option<SamplerKind>, schedule: Option<Schedule>) -> Result<Self> {
+        if kind.is_none() && schedule.is_none() {
+            return Ok(self.clone());
+        }
         let mut config = self.clone();
+        config.own.clear();
         config.class = kind.map_or(self.class, Class::from);
         match kind {
             Some(SamplerKind::Pndm) => config.set("skip_prk_steps", true),
@@ -92,7 +112,7 @@ impl SchedulerConfig {
             Class::Heun => SamplerKind::Heun,
             Class::Kdpm2 => SamplerKind::Dpm2,
             Class::Kdpm2Ancestral => SamplerKind::Dpm2A,
-            Class::DpmMultistep => match self.keys.get("algorithm_type").and_then(Value::as_str) {
+            Class::DpmMultistep => match self.get("algorithm_type").and_then(Value::as_str) {
                 Some(name) if name.starts_with("sde") => SamplerKind::Dpmpp2mSde,
                 _ => SamplerKind::Dpmpp2m,
             },
@@ -102,6 +122,11 @@ impl SchedulerConfig {
             Class::Lcm => SamplerKind::Lcm,
             Class::Tcd => SamplerKind::Tcd,
         }
+    }
+
+    /// The name of the class in diffusers, for example `DDIMScheduler`.
+    pub fn class_name(&self) -> &'static str {
+        self.class.name()
     }
 
     /// The schedule that this config sets, if it sets one.
@@ -128,7 +153,7 @@ impl SchedulerConfig {
 
     /// A boolean; null is false, as in Python.
     pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        match self.keys.get(key) {
+        match self.get(key) {
             None => Ok(default),
             Some(Value::Null) => Ok(false),
             Some(Value::Bool(value)) => Ok(*value),
@@ -138,7 +163,7 @@ impl SchedulerConfig {
 
     /// A number, absent or null.
     pub(super) fn optional_number(&self, key: &str) -> Result<Option<f64>> {
-        match self.keys.get(key) {
+        match self.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match as_number(value) {
                 Some(number) => Ok(Some(number)),
@@ -168,7 +193,7 @@ impl SchedulerConfig {
 
     /// One of several words.
     pub(super) fn choice<T: Copy>(&self, key: &str, default: &str, choices: &[(&str, T)]) -> Result<T> {
-        let word = match self.keys.get(key) {
+        let word = match self.get(key) {
             None => default,
             Some(Value::String(word)) => word,
             Some(value) => return Err(self.unsupported(key, value, "it must be a word")),
@@ -182,12 +207,12 @@ impl SchedulerConfig {
 
     /// Whether a key is a word.
     pub(super) fn says(&self, key: &str, word: &str) -> bool {
-        self.keys.get(key).and_then(Value::as_str) == Some(word)
+        self.get(key).and_then(Value::as_str) == Some(word)
     }
 
     /// A list of numbers, absent or null.
     pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
-        match self.keys.get(key) {
+        match self.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => {
                 let list = value.as_array().and_then(|list| list.iter().map(as_number).collect());
@@ -201,7 +226,7 @@ impl SchedulerConfig {
 
     /// Refuses a key unless it is absent, null or false.
     pub(super) fn refuse(&self, key: &str, hint: &str) -> Result<()> {
-        match self.keys.get(key) {
+        match self.get(key) {
             None | Some(Value::Null | Value::Bool(false)) => Ok(()),
             Some(value) => Err(self.unsupported(key, value, hint)),
         }
@@ -215,6 +240,10 @@ impl SchedulerConfig {
             value.push('…');
         }
         Error::Unsupported { config: FILE.into(), field: key.into(), value, hint: hint.into() }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.own.get(key).or_else(|| self.keys.get(key))
     }
 
     fn set(&mut self, key: &str, value: impl Into<Value>) {
@@ -235,7 +264,7 @@ impl SchedulerConfig {
             _ => &[],
         };
         for (key, foreign, own) in renamed {
-            let value = self.keys.get(*key).and_then(Value::as_str);
+            let value = self.get(key).and_then(Value::as_str);
             if value.is_some_and(|value| foreign.contains(&value)) {
                 self.set(key, *own);
             }
@@ -325,6 +354,29 @@ mod tests {
         assert_eq!(unipc.keys["solver_type"], "bh2");
         let multistep = unipc.with(Some(SamplerKind::Dpmpp2m), None).unwrap();
         assert_eq!(multistep.keys["solver_type"], "midpoint");
+    }
+
+    /// What a StableDiffusionPipeline and a StableDiffusionInpaintPipeline of diffusers 0.42.1 make of these files, and
+    /// DDIMScheduler.from_config of that.
+    #[test]
+    fn loading_changes_a_models_own_scheduler_as_the_pipelines_do() {
+        let offset_and_clip = |json: &str, inpaint: bool| {
+            let own = SchedulerConfig::parse(json).unwrap().loaded_by_stable_diffusion(inpaint);
+            let ddim = own.with(Some(SamplerKind::Ddim), None).unwrap();
+            let read = |config: &SchedulerConfig| {
+                (config.number("steps_offset", 0.0).unwrap(), config.flag("clip_sample", true).unwrap())
+            };
+            (read(&own), read(&ddim))
+        };
+        let bare = r#"{"_class_name": "DDIMScheduler"}"#;
+        assert_eq!(offset_and_clip(bare, false), ((1.0, false), (0.0, true)));
+        assert_eq!(offset_and_clip(bare, true), ((1.0, true), (0.0, true)));
+        let full = r#"{"_class_name": "DDIMScheduler", "steps_offset": 0, "clip_sample": true}"#;
+        assert_eq!(offset_and_clip(full, false), ((1.0, false), (1.0, false)));
+        assert_eq!(offset_and_clip(full, true), ((1.0, true), (1.0, true)));
+        let pndm = SchedulerConfig::parse(r#"{"_class_name": "PNDMScheduler"}"#).unwrap();
+        assert!(pndm.clone().loaded_by_stable_diffusion(true).flag("skip_prk_steps", false).unwrap());
+        assert!(!pndm.loaded_by_stable_diffusion(false).flag("skip_prk_steps", false).unwrap());
     }
 
     #[test]

@@ -21,36 +21,24 @@ struct Tcd {
 }
 
 pub(super) fn plan_lcm(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
+    let timesteps = distilled_timesteps(config, steps)?;
     let alphas = Alphas::of(config)?;
-    plan(config, steps, alphas, |alphas| {
-        Ok(Box::new(Lcm {
-            alphas,
-            prediction: Prediction::of(config)?,
-            limit: Limit::of(config)?,
-            timestep_scaling: config.number("timestep_scaling", 10.0)? as f32,
-        }))
-    })
+    let mixes = timesteps.iter().map(|&t| alphas.mix(t)).collect();
+    let solver = Lcm {
+        alphas,
+        prediction: Prediction::of(config)?,
+        limit: Limit::of(config)?,
+        timestep_scaling: config.number("timestep_scaling", 10.0)? as f32,
+    };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 pub(super) fn plan_tcd(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
-    let alphas = Alphas::of(config)?;
-    plan(config, steps, alphas, |alphas| Ok(Box::new(Tcd { alphas, prediction: Prediction::of(config)? })))
-}
-
-fn plan(
-    config: &SchedulerConfig,
-    steps: usize,
-    alphas: Alphas,
-    solver: impl FnOnce(Alphas) -> Result<Box<dyn Solver>>,
-) -> Result<Plan> {
     let timesteps = distilled_timesteps(config, steps)?;
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: 1.0,
-        mixes: timesteps.iter().map(|&t| alphas.mix(t)).collect(),
-        timesteps,
-        solver: solver(alphas)?,
-    })
+    let alphas = Alphas::of(config)?;
+    let mixes = timesteps.iter().map(|&t| alphas.mix(t)).collect();
+    let solver = Tcd { alphas, prediction: Prediction::of(config)? };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 /// Steps spread over those that the model was distilled with; `timestep_spacing` and `steps_offset` play no part.

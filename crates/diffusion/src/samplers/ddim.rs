@@ -20,18 +20,10 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     check_steps_of(steps, train)?;
     let alphas = Alphas::of(config)?;
     let timesteps = whole_timesteps(config, steps)?;
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: 1.0,
-        mixes: timesteps.iter().map(|&t| alphas.mix(t)).collect(),
-        timesteps,
-        solver: Box::new(Ddim {
-            alphas,
-            prediction: Prediction::of(config)?,
-            limit: Limit::of(config)?,
-            stride: (train / steps) as f64,
-        }),
-    })
+    let mixes = timesteps.iter().map(|&t| alphas.mix(t)).collect();
+    let solver =
+        Ddim { alphas, prediction: Prediction::of(config)?, limit: Limit::of(config)?, stride: (train / steps) as f64 };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 impl Solver for Ddim {

@@ -28,18 +28,14 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     // Of the others, fixed_large_log paints NaN in diffusers, and the learned ones need a network with more outputs.
     let variances =
         [("fixed_small", Variance::Small), ("fixed_small_log", Variance::SmallLog), ("fixed_large", Variance::Large)];
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: 1.0,
-        mixes: timesteps.iter().map(|&t| alphas.mix(t)).collect(),
-        timesteps,
-        solver: Box::new(Ddpm {
-            alphas,
-            prediction: Prediction::of(config)?,
-            limit: Limit::of(config)?,
-            variance: config.choice("variance_type", "fixed_small", &variances)?,
-        }),
-    })
+    let mixes = timesteps.iter().map(|&t| alphas.mix(t)).collect();
+    let solver = Ddpm {
+        alphas,
+        prediction: Prediction::of(config)?,
+        limit: Limit::of(config)?,
+        variance: config.choice("variance_type", "fixed_small", &variances)?,
+    };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 impl Ddpm {

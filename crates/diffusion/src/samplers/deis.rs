@@ -24,19 +24,15 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     config.choice("algorithm_type", "deis", &[("deis", ())])?;
     config.choice("solver_type", "logrho", &[("logrho", ())])?;
     let levels: Vec<Level> = sigmas.into_iter().map(Level::of).collect();
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: 1.0,
-        mixes: levels[..timesteps.len()].iter().map(|level| level.mix()).collect(),
-        solver: Box::new(Deis {
-            levels,
-            prediction: Prediction::of(config)?,
-            limit: Limit::of(config)?,
-            order: config.count("solver_order", 2, 1, 3)?,
-            lower_order_final: timesteps.len() < 15 && config.flag("lower_order_final", true)?,
-        }),
-        timesteps,
-    })
+    let mixes = levels.iter().map(|level| level.mix()).collect();
+    let solver = Deis {
+        levels,
+        prediction: Prediction::of(config)?,
+        limit: Limit::of(config)?,
+        order: config.count("solver_order", 2, 1, 3)?,
+        lower_order_final: timesteps.len() < 15 && config.flag("lower_order_final", true)?,
+    };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 /// The integral from `from` to `to` of the Lagrange polynomial in log rho that is 1 at `b` and 0 at `others`.

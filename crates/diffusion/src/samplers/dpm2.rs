@@ -3,16 +3,16 @@
 
 use super::betas::{alphas_cumprod, sigmas as training_sigmas};
 use super::config::SchedulerConfig;
-use super::euler::{ancestral_step, init_noise_sigma, unscaled};
+use super::edm::{Network, ancestral_step, init_noise_sigma, mixes};
 use super::numeric::log_f32;
-use super::prediction::{Prediction, combine, zip};
+use super::prediction::combine;
 use super::schedule::{Levels, levels, timestep_of};
 use super::walk::{Plan, Solver, Walk};
 use crate::Result;
 
 struct Dpm2 {
     steps: Vec<Step>,
-    prediction: Prediction,
+    network: Network,
 }
 
 /// A step from one sigma by a middle one down to another, and the noise then added.
@@ -64,33 +64,23 @@ fn make(config: &SchedulerConfig, steps: usize, ancestral: bool) -> Result<Plan>
     Ok(Plan {
         order: 2,
         init_noise_sigma: init_noise_sigma(config, &sigmas)?,
-        mixes: unscaled(&levels),
+        mixes: mixes(&levels),
         timesteps,
-        solver: Box::new(Dpm2 { steps, prediction: Prediction::of(config)? }),
+        solver: Box::new(Dpm2 { steps, network: Network::of(config)? }),
     })
-}
-
-impl Dpm2 {
-    /// The picture and the slope that the network sees in latents at a sigma.
-    fn look(&self, walk: &mut Walk<'_>, call: usize, x: &[f32], sigma: f32) -> Result<(Vec<f32>, Vec<f32>)> {
-        let output = walk.output_at(call, x, sigma)?;
-        let x0 = self.prediction.picture_of_unscaled(x, &output, sigma);
-        let d = zip(x, &x0, |x, x0| (x - x0) / sigma);
-        Ok((x0, d))
-    }
 }
 
 impl Solver for Dpm2 {
     fn run(&self, walk: &mut Walk<'_>, mut x: Vec<f32>) -> Result<Vec<f32>> {
         for call in walk.calls().step_by(2) {
             let Step { sigma, middle, down, up } = self.steps[call / 2];
-            let (x0, d) = self.look(walk, call, &x, sigma)?;
+            let (x0, d) = self.network.look(walk, call, &x, sigma)?;
             let mut x_middle = combine(&[(1.0, &x), (middle - sigma, &d)]);
             walk.done(call, &mut x_middle, &x0)?;
             if walk.is_last(call) {
                 return Ok(x_middle);
             }
-            let (x0, d) = self.look(walk, call + 1, &x_middle, middle)?;
+            let (x0, d) = self.network.look(walk, call + 1, &x_middle, middle)?;
             x = combine(&[(1.0, &x), (down - sigma, &d)]);
             if let Some(up) = up {
                 let noise = walk.normal(x.len());

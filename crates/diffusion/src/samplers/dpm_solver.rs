@@ -191,17 +191,13 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     let few = timesteps.len() < 15;
     let lower_order_final = few && config.flag("lower_order_final", true)?;
     let to_zero = sigmas.last() == Some(&0.0);
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: 1.0,
-        mixes: solver.levels[..timesteps.len()].iter().map(|level| level.mix()).collect(),
-        timesteps,
-        solver: Box::new(Multistep {
-            solver,
-            lower_order_final,
-            euler_at_final: lower_order_final || to_zero || config.flag("euler_at_final", false)?,
-        }),
-    })
+    let mixes = solver.levels.iter().map(|level| level.mix()).collect();
+    let solver = Multistep {
+        solver,
+        lower_order_final,
+        euler_at_final: lower_order_final || to_zero || config.flag("euler_at_final", false)?,
+    };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 impl Solver for Multistep {

@@ -3,16 +3,15 @@
 
 use super::betas::alphas_cumprod;
 use super::config::SchedulerConfig;
-use super::euler::{init_noise_sigma, unscaled};
-use super::prediction::{Limit, Prediction, combine, zip};
+use super::edm::{Network, init_noise_sigma, mixes};
+use super::prediction::{combine, zip};
 use super::schedule::{Levels, levels};
 use super::walk::{Plan, Solver, Walk};
 use crate::Result;
 
 struct Heun {
     sigmas: Vec<f32>,
-    prediction: Prediction,
-    limit: Limit,
+    network: Network,
 }
 
 pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
@@ -21,9 +20,9 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
         order: 2,
         init_noise_sigma: init_noise_sigma(config, &sigmas)?,
         // The call at a step's end and the call at the next one's start are at the same level.
-        mixes: unscaled(&twice_but_the_first(&sigmas[..timesteps.len()])),
+        mixes: mixes(&twice_but_the_first(&sigmas[..timesteps.len()])),
         timesteps: twice_but_the_first(&timesteps),
-        solver: Box::new(Heun { sigmas, prediction: Prediction::of(config)?, limit: Limit::of(config)? }),
+        solver: Box::new(Heun { sigmas, network: Network::of(config)? }),
     })
 }
 
@@ -31,28 +30,18 @@ fn twice_but_the_first<T: Copy>(values: &[T]) -> Vec<T> {
     values.iter().flat_map(|&value| [value; 2]).skip(1).collect()
 }
 
-impl Heun {
-    /// The picture and the slope that the network sees in latents at a sigma.
-    fn look(&self, walk: &mut Walk<'_>, call: usize, x: &[f32], sigma: f32) -> Result<(Vec<f32>, Vec<f32>)> {
-        let output = walk.output_at(call, x, sigma)?;
-        let x0 = self.limit.apply(self.prediction.picture_of_unscaled(x, &output, sigma));
-        let d = zip(x, &x0, |x, x0| (x - x0) / sigma);
-        Ok((x0, d))
-    }
-}
-
 impl Solver for Heun {
     fn run(&self, walk: &mut Walk<'_>, mut x: Vec<f32>) -> Result<Vec<f32>> {
         for call in walk.calls().step_by(2) {
             let (sigma, sigma_next) = (self.sigmas[call / 2], self.sigmas[call / 2 + 1]);
             let dt = sigma_next - sigma;
-            let (x0, d) = self.look(walk, call, &x, sigma)?;
+            let (x0, d) = self.network.look(walk, call, &x, sigma)?;
             let mut x_euler = combine(&[(1.0, &x), (dt, &d)]);
             walk.done(call, &mut x_euler, &x0)?;
             if walk.is_last(call) {
                 return Ok(x_euler);
             }
-            let (x0, d_next) = self.look(walk, call + 1, &x_euler, sigma_next)?;
+            let (x0, d_next) = self.network.look(walk, call + 1, &x_euler, sigma_next)?;
             let mean = zip(&d, &d_next, |d, d_next| (d + d_next) / 2.0);
             x = combine(&[(1.0, &x), (dt, &mean)]);
             walk.done(call + 1, &mut x, &x0)?;

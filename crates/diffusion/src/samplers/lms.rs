@@ -1,11 +1,9 @@
 //! Katherine Crowson's linear multistep method for the probability flow of
 //! [EDM](https://arxiv.org/abs/2206.00364): Adams-Bashforth over uneven sigmas.
 
-use super::betas::alphas_cumprod;
 use super::config::SchedulerConfig;
-use super::euler::{init_noise_sigma, unscaled};
-use super::prediction::{Prediction, combine, zip};
-use super::schedule::{Levels, levels};
+use super::edm::{self, Network};
+use super::prediction::{combine, zip};
 use super::walk::{Plan, Solver, Walk};
 use crate::Result;
 
@@ -13,18 +11,11 @@ const ORDER: usize = 4;
 
 struct Lms {
     sigmas: Vec<f32>,
-    prediction: Prediction,
+    network: Network,
 }
 
 pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
-    let Levels { timesteps, sigmas } = levels(config, &alphas_cumprod(config)?, steps)?;
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: init_noise_sigma(config, &sigmas)?,
-        mixes: unscaled(&sigmas[..timesteps.len()]),
-        timesteps,
-        solver: Box::new(Lms { sigmas, prediction: Prediction::of(config)? }),
-    })
+    edm::plan(config, steps, |sigmas, network| Lms { sigmas, network })
 }
 
 /// The integral over step `i` of the Lagrange polynomial that is 1 at sigma `i - which` and 0 at the other latest ones.
@@ -48,10 +39,8 @@ impl Solver for Lms {
     fn run(&self, walk: &mut Walk<'_>, mut x: Vec<f32>) -> Result<Vec<f32>> {
         let mut slopes: Vec<Vec<f32>> = Vec::new();
         for call in walk.calls() {
-            let sigma = self.sigmas[call];
-            let output = walk.output_at(call, &x, sigma)?;
-            let x0 = self.prediction.picture_of_unscaled(&x, &output, sigma);
-            slopes.insert(0, zip(&x, &x0, |x, x0| (x - x0) / sigma));
+            let (x0, d) = self.network.look(walk, call, &x, self.sigmas[call])?;
+            slopes.insert(0, d);
             slopes.truncate(ORDER);
             let order = ORDER.min(call + 1);
             let weighed = slopes.iter().take(order).enumerate();

@@ -16,6 +16,7 @@ mod ddpm;
 mod deis;
 mod dpm2;
 mod dpm_solver;
+mod edm;
 mod euler;
 mod heun;
 mod kind;

@@ -38,18 +38,14 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
         }
         false => with_runge_kutta(&plain, (train / steps / 2) as f64),
     };
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: 1.0,
-        mixes: timesteps.iter().map(|&t| alphas.mix(t)).collect(),
-        timesteps,
-        solver: Box::new(Pndm {
-            alphas,
-            prediction: Prediction::of(config)?,
-            runge_kutta: if skip { 0 } else { RUNGE_KUTTA_CALLS },
-            stride,
-        }),
-    })
+    let mixes = timesteps.iter().map(|&t| alphas.mix(t)).collect();
+    let solver = Pndm {
+        alphas,
+        prediction: Prediction::of(config)?,
+        runge_kutta: if skip { 0 } else { RUNGE_KUTTA_CALLS },
+        stride,
+    };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 /// The first four timesteps and those between them, each inner one twice; then the rest.

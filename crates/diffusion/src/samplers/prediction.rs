@@ -74,7 +74,12 @@ pub(super) enum Limit {
 
 impl Limit {
     pub(super) fn of(config: &SchedulerConfig) -> Result<Self> {
-        let thresholds = !matches!(config.class(), Class::Heun);
+        let thresholds = match config.class() {
+            Class::Ddim | Class::Ddpm | Class::Lcm => true,
+            Class::DpmMultistep | Class::DpmSinglestep | Class::UniPc | Class::Deis => true,
+            Class::Pndm | Class::Tcd | Class::Lms | Class::Euler | Class::EulerAncestral => false,
+            Class::Heun | Class::Kdpm2 | Class::Kdpm2Ancestral => false,
+        };
         if thresholds && config.flag("thresholding", false)? {
             let quantile = config.number("dynamic_thresholding_ratio", 0.995)?.clamp(0.0, 1.0);
             let max = config.number("sample_max_value", 1.0)?;

@@ -25,13 +25,9 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
     if to_zero && let Some(last) = orders.last_mut() {
         *last = 1;
     }
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: 1.0,
-        mixes: solver.levels[..timesteps.len()].iter().map(|level| level.mix()).collect(),
-        timesteps,
-        solver: Box::new(Singlestep { solver, orders }),
-    })
+    let mixes = solver.levels.iter().map(|level| level.mix()).collect();
+    let solver = Singlestep { solver, orders };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 /// Whole groups, and at the end a shorter one and a step of first order.

@@ -31,24 +31,25 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan> {
         config.refuse(key, "flow matching is not supported")?;
     }
     config.refuse("solver_p", "only UniPC's own predictor is supported")?;
+    let predict_x0 = config.flag("predict_x0", true)?;
+    if !predict_x0 && sigmas.last() == Some(&0.0) {
+        let hint = "predict_x0 = false needs sigma_min: at 0 diffusers divides by it";
+        return Err(config.unsupported("final_sigmas_type", &"zero", hint));
+    }
     let levels: Vec<Level> = sigmas.into_iter().map(Level::of).collect();
     let uncorrected = config.numbers("disable_corrector")?.unwrap_or_default();
-    Ok(Plan {
-        order: 1,
-        init_noise_sigma: 1.0,
-        mixes: levels[..timesteps.len()].iter().map(|level| level.mix()).collect(),
-        timesteps,
-        solver: Box::new(UniPc {
-            levels,
-            prediction: Prediction::of(config)?,
-            limit: Limit::of(config)?,
-            order: config.count("solver_order", 2, 1, MAX_ORDER)?,
-            predict_x0: config.flag("predict_x0", true)?,
-            bh1: config.choice("solver_type", "bh2", &[("bh2", false), ("bh1", true)])?,
-            lower_order_final: config.flag("lower_order_final", true)?,
-            uncorrected: uncorrected.into_iter().map(|call| call as usize + 1).collect(),
-        }),
-    })
+    let mixes = levels.iter().map(|level| level.mix()).collect();
+    let solver = UniPc {
+        levels,
+        prediction: Prediction::of(config)?,
+        limit: Limit::of(config)?,
+        order: config.count("solver_order", 2, 1, MAX_ORDER)?,
+        predict_x0,
+        bh1: config.choice("solver_type", "bh2", &[("bh2", false), ("bh1", true)])?,
+        lower_order_final: config.flag("lower_order_final", true)?,
+        uncorrected: uncorrected.into_iter().map(|call| (call as usize).saturating_add(1)).collect(),
+    };
+    Ok(Plan::of_unit_variance(timesteps, mixes, solver))
 }
 
 impl UniPc {

@@ -18,6 +18,18 @@ pub(super) struct Plan {
     pub(super) solver: Box<dyn Solver>,
 }
 
+impl Plan {
+    /// One call a step, with latents at unit variance.
+    pub(super) fn of_unit_variance(
+        timesteps: Vec<f64>,
+        mut mixes: Vec<(f32, f32)>,
+        solver: impl Solver + 'static,
+    ) -> Self {
+        mixes.truncate(timesteps.len());
+        Self { timesteps, order: 1, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) }
+    }
+}
+
 /// A numerical method: it takes latents from the walk's first call to the end.
 pub(super) trait Solver: Send + Sync {
     fn run(&self, walk: &mut Walk<'_>, latents: Vec<f32>) -> Result<Vec<f32>>;
@@ -57,13 +69,6 @@ impl Walk<'_> {
         }
         let sizes = format!("{} values for latents of {}", output.len(), x.len());
         Err(Error::UnsupportedByModel(format!("the denoiser gives {sizes}")))
-    }
-
-    /// The network's output for latents `picture + sigma · noise`: it takes them at unit variance.
-    pub(super) fn output_at(&mut self, call: usize, x: &[f32], sigma: f32) -> Result<Vec<f32>> {
-        let scale = (sigma * sigma + 1.0).sqrt();
-        let scaled: Vec<f32> = x.iter().map(|x| x / scale).collect();
-        self.output(call, &scaled)
     }
 
     /// Standard normal numbers, as many as there are latents.
