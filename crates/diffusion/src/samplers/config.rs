@@ -136,6 +136,12 @@ impl SchedulerConfig {
             .find(|schedule| self.class.has_schedules() && self.flag(schedule.key(), false).unwrap_or(false))
     }
 
+    /// Whether the timesteps end where the noise does although the noise is not rescaled to be total: the mark of models
+    /// distilled to very few steps, such as SD-Turbo.
+    pub fn is_trailing(&self) -> bool {
+        self.says("timestep_spacing", "trailing") && !self.flag("rescale_betas_zero_snr", false).unwrap_or(false)
+    }
+
     pub(super) fn class(&self) -> Class {
         self.class
     }
