@@ -1,6 +1,8 @@
 //! One file a variant: what goes over the wire is not changed by accident. A golden is the canonical form: what is
 //! read from it and written again is the same JSON.
 
+#![allow(clippy::unwrap_used, reason = "a golden that cannot be read is a failed test")]
+
 use operations_contract::{ApiError, Base64Bytes, JobEvent, Operation, OperationKind};
 use serde_json::Value;
 use std::collections::BTreeSet;

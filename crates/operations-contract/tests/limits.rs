@@ -1,5 +1,7 @@
 //! Every limit, at its edge and one beyond, with the message that a person reads.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
+
 use operations_contract::{Base64Bytes, ErrorCode, IMAGE_BYTES, Operation};
 use serde_json::{Value, json};
 

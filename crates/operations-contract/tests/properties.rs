@@ -1,5 +1,7 @@
 //! What nobody thought of.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
+
 use operations_contract::{
     ApiError, HiveOperation, ImageGenerationRequest, JobEvent, LlmWorkerOperation, Operation, OperationKind, Priority,
     QueenOperation, Request, SCHEDULERS, SdWorkerOperation, Validated,

@@ -1,0 +1,78 @@
+use crate::registry::JobRegistry;
+use axum::Router;
+use axum::serve::ListenerExt as _;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// How long running jobs get when the server stops.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long connections get after that, to read what is left.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// Serves until `stop` comes true, then lets the jobs of `registry` end (see [`JobRegistry::drain`]) and returns.
+///
+/// # Errors
+/// What the listener failed with.
+pub async fn serve(
+    listener: TcpListener,
+    app: Router,
+    registry: JobRegistry,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    // Events are small and each is wanted at once.
+    let listener = listener.tap_io(|tcp| {
+        let _ = tcp.set_nodelay(true);
+    });
+    let (drained, mut is_drained) = oneshot::channel();
+    let draining = async move {
+        stop.await;
+        tracing::info!("stopping: no more jobs are taken, running ones get {} seconds", DRAIN.as_secs());
+        registry.drain(DRAIN).await;
+        let _ = drained.send(());
+    };
+    let serving = async move { axum::serve(listener, app).with_graceful_shutdown(draining).await };
+    tokio::pin!(serving);
+    tokio::select! {
+        result = &mut serving => return result,
+        _ = &mut is_drained => {}
+    }
+    // Who has not read to the end by then does not keep the process.
+    tokio::time::timeout(CLOSE, serving).await.unwrap_or(Ok(()))
+}
+
+/// Comes true at SIGTERM or SIGINT (Ctrl-C); a second one ends the process at once.
+pub async fn stop_signal() {
+    first_signal().await;
+    tokio::spawn(async {
+        first_signal().await;
+        tracing::warn!("stopped at once");
+        std::process::exit(130);
+    });
+}
+
+#[cfg(unix)]
+async fn first_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut signals = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!("signals cannot be caught, so that stopping will not be graceful: {error}");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = signals.0.recv() => {}
+        _ = signals.1.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn first_signal() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,116 @@
+use crate::pipeline::{Events, GenerationResponse, InferencePipeline, PipelineError};
+use crate::queue::{EngineStatus, GenerationRequest, RequestReceiver};
+use job_server::CancellationToken;
+use operations_contract::{ApiError, ErrorCode};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+
+/// The one thread that owns a model.
+pub struct GenerationEngine<P: InferencePipeline> {
+    load: Box<dyn FnMut() -> Result<P, ApiError> + Send>,
+    receiver: RequestReceiver<P::Request>,
+}
+
+impl<P: InferencePipeline + 'static> GenerationEngine<P> {
+    /// An engine for a pipeline that is there already. If it panics there is no second one: the engine then stops.
+    pub fn new(pipeline: P, receiver: RequestReceiver<P::Request>) -> Self
+    where
+        P: Send,
+    {
+        let mut pipeline = Some(pipeline);
+        let again = || ApiError::new(ErrorCode::Unavailable, "the pipeline panicked and cannot be built again");
+        Self::loading(move || pipeline.take().ok_or_else(again), receiver)
+    }
+
+    /// An engine that loads its pipeline itself, on its own thread, and loads it again after a panic.
+    pub fn loading(
+        load: impl FnMut() -> Result<P, ApiError> + Send + 'static,
+        receiver: RequestReceiver<P::Request>,
+    ) -> Self {
+        Self { load: Box::new(load), receiver }
+    }
+
+    /// Starts the thread. It ends when every [`crate::RequestQueue`] is gone.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(self) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || self.work())
+    }
+
+    fn work(mut self) {
+        let mut pipeline = None;
+        loop {
+            let Some(loaded) = pipeline.as_mut() else {
+                match self.load() {
+                    Ok(loaded) => {
+                        pipeline = Some(loaded);
+                        self.receiver.status.send_replace(EngineStatus::Ready);
+                        continue;
+                    }
+                    Err(error) => return self.refuse_all(&error),
+                }
+            };
+            let Some(request) = self.receiver.next() else { return };
+            if !answer(loaded, request) {
+                self.receiver.status.send_replace(EngineStatus::Loading);
+                // What a panic has left of it may panic again.
+                let remains = pipeline.take();
+                if catch_unwind(AssertUnwindSafe(|| drop(remains))).is_err() {
+                    tracing::error!("the pipeline panicked again while it was dropped");
+                }
+            }
+        }
+    }
+
+    fn load(&mut self) -> Result<P, ApiError> {
+        catch_unwind(AssertUnwindSafe(|| (self.load)())).unwrap_or_else(|panic| {
+            let message = format!("loading the model panicked: {}", panic_message(&*panic));
+            Err(ApiError::new(ErrorCode::ModelLoadFailed, message))
+        })
+    }
+
+    /// Without a model every request, those that wait and those that still slip in, is answered with the reason.
+    fn refuse_all(mut self, error: &ApiError) {
+        tracing::error!("the model could not be loaded: {error}");
+        self.receiver.status.send_replace(EngineStatus::Failed(error.clone()));
+        while let Some(request) = self.receiver.next() {
+            let _ = request.response_tx.send(GenerationResponse::Error(error.clone()));
+        }
+    }
+}
+
+/// Runs one request. False after a panic: the pipeline is not to be used again.
+fn answer<P: InferencePipeline>(pipeline: &mut P, request: GenerationRequest<P::Request>) -> bool {
+    let GenerationRequest { request, cancel, response_tx, .. } = request;
+    let _ = response_tx.send(GenerationResponse::Started);
+    let events = Events::new(response_tx.clone());
+    let result = catch_unwind(AssertUnwindSafe(|| pipeline.run(request, &events, &cancel)));
+    let (response, sound) = match result {
+        Ok(Ok(outcome)) => (GenerationResponse::Complete(outcome), true),
+        Ok(Err(PipelineError::Cancelled)) => (cancelled(&cancel), true),
+        Ok(Err(PipelineError::Failed(error))) => (GenerationResponse::Error(error), true),
+        Err(panic) => {
+            let message = format!("the pipeline panicked: {}", panic_message(&*panic));
+            tracing::error!("{message}");
+            (GenerationResponse::Error(ApiError::internal(message)), false)
+        }
+    };
+    let _ = response_tx.send(response);
+    sound
+}
+
+/// A pipeline that says it was cancelled when nobody did has a fault.
+fn cancelled(cancel: &CancellationToken) -> GenerationResponse {
+    if cancel.is_cancelled() {
+        GenerationResponse::Cancelled
+    } else {
+        GenerationResponse::Error(ApiError::internal("the pipeline stopped although nobody cancelled it"))
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}

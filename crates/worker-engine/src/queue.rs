@@ -1,0 +1,186 @@
+use crate::pipeline::GenerationResponse;
+use job_server::CancellationToken;
+use operations_contract::{ApiError, ErrorCode, Priority};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, watch};
+
+/// One request and all that belongs to it.
+#[derive(Debug)]
+pub struct GenerationRequest<R> {
+    /// What is asked.
+    pub request: R,
+    /// Which of those that wait comes first.
+    pub priority: Priority,
+    /// Set when nobody wants it any more.
+    pub cancel: CancellationToken,
+    /// Where the answers go. Dropping it without a last one tells the waiter that there is none to come.
+    pub response_tx: mpsc::UnboundedSender<GenerationResponse>,
+}
+
+/// What the engine is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineStatus {
+    /// The model loads.
+    Loading,
+    /// It serves.
+    Ready,
+    /// The model could not be loaded.
+    Failed(ApiError),
+    /// It is gone.
+    Stopped,
+}
+
+/// The way in: cloned into whatever takes requests. It is never full; the bound is at admission, by the job
+/// registry's permits, so that what was accepted never waits for room.
+#[derive(Debug)]
+pub struct RequestQueue<R> {
+    sender: mpsc::UnboundedSender<GenerationRequest<R>>,
+    waiting: Waiting,
+    status: watch::Receiver<EngineStatus>,
+}
+
+/// The way out: owned by the engine.
+#[derive(Debug)]
+pub struct RequestReceiver<R> {
+    receiver: mpsc::UnboundedReceiver<GenerationRequest<R>>,
+    pending: Pending<R>,
+    waiting: Waiting,
+    pub(crate) status: watch::Sender<EngineStatus>,
+}
+
+/// What waits, in the order in which it will run. Plain data without synchronisation of its own.
+#[derive(Debug)]
+struct Pending<R>(VecDeque<GenerationRequest<R>>);
+
+/// What waits as the way in sees it, to tell a newcomer its position.
+#[derive(Debug, Clone, Default)]
+struct Waiting(Arc<Mutex<Vec<(Priority, CancellationToken)>>>);
+
+impl<R> Clone for RequestQueue<R> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), waiting: self.waiting.clone(), status: self.status.clone() }
+    }
+}
+
+impl<R> RequestQueue<R> {
+    /// A queue and its other end.
+    #[expect(clippy::new_ret_no_self, reason = "a queue without the other end is of no use")]
+    pub fn new() -> (Self, RequestReceiver<R>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (status, status_seen) = watch::channel(EngineStatus::Loading);
+        let waiting = Waiting::default();
+        let queue = Self { sender, waiting: waiting.clone(), status: status_seen };
+        (queue, RequestReceiver { receiver, pending: Pending(VecDeque::new()), waiting, status })
+    }
+
+    /// Adds a request, and returns its position: 1 is the next one to run.
+    ///
+    /// # Errors
+    /// As [`RequestQueue::admits`]; the request is dropped, which its waiter notices.
+    pub fn add_request(&self, request: GenerationRequest<R>) -> Result<u64, ApiError> {
+        self.admits()?;
+        let position = self.waiting.enter(request.priority, &request.cancel);
+        self.sender.send(request).map_err(|_| stopped())?;
+        Ok(position)
+    }
+
+    /// Whether the engine is there, or will be.
+    ///
+    /// # Errors
+    /// `unavailable` when the model could not be loaded or the engine is gone.
+    pub fn admits(&self) -> Result<(), ApiError> {
+        match self.status() {
+            EngineStatus::Loading | EngineStatus::Ready => Ok(()),
+            EngineStatus::Failed(error) => {
+                Err(ApiError::new(ErrorCode::Unavailable, format!("the model could not be loaded: {error}")))
+            }
+            EngineStatus::Stopped => Err(stopped()),
+        }
+    }
+
+    /// What the engine is at.
+    pub fn status(&self) -> EngineStatus {
+        // An engine that is gone with its end of the channel has said nothing.
+        if self.status.has_changed().is_err() && !matches!(*self.status.borrow(), EngineStatus::Failed(_)) {
+            return EngineStatus::Stopped;
+        }
+        self.status.borrow().clone()
+    }
+
+    /// Waits until the model is loaded, or never will be.
+    pub async fn settled(&self) -> EngineStatus {
+        let mut status = self.status.clone();
+        match status.wait_for(|status| *status != EngineStatus::Loading).await {
+            Ok(status) => status.clone(),
+            Err(_) => EngineStatus::Stopped,
+        }
+    }
+}
+
+impl<R> RequestReceiver<R> {
+    /// The next request to run, waiting for one if need be; `None` when nobody can send any more. Those that were
+    /// cancelled while they waited are answered here.
+    pub fn next(&mut self) -> Option<GenerationRequest<R>> {
+        loop {
+            while let Ok(request) = self.receiver.try_recv() {
+                self.pending.insert(request);
+            }
+            let request = match self.pending.0.pop_front() {
+                Some(request) => request,
+                None => self.receiver.blocking_recv()?,
+            };
+            self.waiting.leave(request.priority, &request.cancel);
+            if request.cancel.is_cancelled() {
+                let _ = request.response_tx.send(GenerationResponse::Cancelled);
+                continue;
+            }
+            self.pending.tell_positions();
+            return Some(request);
+        }
+    }
+}
+
+impl<R> Pending<R> {
+    /// Behind all that are as urgent.
+    fn insert(&mut self, request: GenerationRequest<R>) {
+        let place = self.0.partition_point(|waiting| waiting.priority >= request.priority);
+        self.0.insert(place, request);
+    }
+
+    fn tell_positions(&self) {
+        let waiting = self.0.iter().filter(|request| !request.cancel.is_cancelled());
+        for (position, request) in (1..).zip(waiting) {
+            let _ = request.response_tx.send(GenerationResponse::Queued(position));
+        }
+    }
+}
+
+impl Waiting {
+    fn enter(&self, priority: Priority, cancel: &CancellationToken) -> u64 {
+        let mut waiting = self.lock();
+        waiting.retain(|(_, cancel)| !cancel.is_cancelled());
+        let before = waiting.iter().filter(|(other, _)| *other >= priority).count();
+        waiting.push((priority, cancel.clone()));
+        before as u64 + 1
+    }
+
+    fn leave(&self, priority: Priority, cancel: &CancellationToken) {
+        let mut waiting = self.lock();
+        waiting.retain(|(_, cancel)| !cancel.is_cancelled());
+        if !cancel.is_cancelled()
+            && let Some(place) = waiting.iter().position(|(other, _)| *other == priority)
+        {
+            // Those of one priority run in order, so that the first of them is the one that leaves.
+            waiting.remove(place);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Priority, CancellationToken)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stopped() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "the worker's engine has stopped")
+}

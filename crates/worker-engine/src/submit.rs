@@ -1,0 +1,73 @@
+use crate::pipeline::GenerationResponse;
+use crate::queue::{EngineStatus, GenerationRequest, RequestQueue};
+use crate::worker::WorkerIdentity;
+use job_server::{Ending, JobHandle, JobRegistry, Ongoing};
+use operations_contract::{ApiError, JobResponse, OperationKind, Phase, Priority};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Makes a job of a request: admits it, queues it, and writes into its log what comes back. Has to be called on a
+/// tokio runtime.
+///
+/// # Errors
+/// `queue_full`, `shutting_down`, or `unavailable` when there is no engine; then there is no job.
+pub fn submit<R: Send + 'static>(
+    registry: &JobRegistry,
+    queue: &RequestQueue<R>,
+    identity: &Arc<WorkerIdentity>,
+    operation: OperationKind,
+    priority: Priority,
+    request: R,
+) -> Result<JobResponse, ApiError> {
+    queue.admits()?;
+    let job = registry.create_job(operation)?;
+    let response = job.response();
+    let (response_tx, responses) = mpsc::unbounded_channel();
+    let position = queue.add_request(GenerationRequest { request, priority, cancel: job.cancellation(), response_tx })?;
+    job.queued(position);
+    if queue.status() == EngineStatus::Loading {
+        job.progress(0, 1, Some(Phase::Loading), None);
+    }
+    tokio::spawn(write_log(job, responses, Arc::clone(identity), position));
+    Ok(response)
+}
+
+/// The one writer of a job's log. It returns at the last event, and the handle that it owns sees to it that there
+/// is one.
+async fn write_log(
+    job: JobHandle,
+    mut responses: mpsc::UnboundedReceiver<GenerationResponse>,
+    identity: Arc<WorkerIdentity>,
+    mut position: u64,
+) {
+    let cancellation = job.cancellation();
+    let mut started = false;
+    let ending = loop {
+        let response = tokio::select! {
+            // A job that waits ends at once; one that runs ends between two steps, and its pipeline says when.
+            () = cancellation.cancelled(), if !started => break Ending::Cancelled,
+            response = responses.recv() => response,
+        };
+        match response.map(|response| response.into_event(&identity.worker_id)) {
+            Some(Ok(operations_contract::JobEvent::Queued { position: now })) => {
+                if !started && now != position {
+                    position = now;
+                    job.queued(now);
+                }
+            }
+            Some(Ok(event)) => match Ongoing::new(event) {
+                Ok(event) => job.emit(event),
+                Err(event) => tracing::error!("{} is no event that others follow", event.name()),
+            },
+            Some(Err(GenerationResponse::Complete(outcome))) => break Ending::Complete(outcome),
+            Some(Err(GenerationResponse::Error(error))) => break Ending::Error(error),
+            Some(Err(GenerationResponse::Cancelled)) => break Ending::Cancelled,
+            Some(Err(_)) => {
+                started = true;
+                job.started(Some(identity.model.clone()), Some(identity.worker_id.clone()), 1);
+            }
+            None => break Ending::Error(ApiError::internal("the worker's engine stopped before it answered")),
+        }
+    };
+    job.finish(ending);
+}
