@@ -1,7 +1,8 @@
 use crate::registry::{Entry, JobRegistry};
 use bytes::Bytes;
 use operations_contract::{
-    ApiError, Completion, ImageCompletion, ImageFormat, ImageLink, JobEvent, JobResponse, Level, Phase, TextCompletion,
+    ApiError, Base64Bytes, Completion, ImageCompletion, ImageFormat, ImageLink, JobEvent, JobResponse, Level, Phase,
+    TextCompletion,
 };
 use serde_json::Value;
 use std::sync::Arc;
@@ -99,6 +100,16 @@ impl JobHandle {
         self.emit(Ongoing(JobEvent::Progress { step, total, phase, eta_ms }));
     }
 
+    /// What the picture looks like so far.
+    pub fn preview(&self, step: u64, image: Base64Bytes, format: ImageFormat) {
+        self.emit(Ongoing(JobEvent::Preview { step, image, format }));
+    }
+
+    /// The piece of text with the index `i`.
+    pub fn token(&self, t: String, i: u64) {
+        self.emit(Ongoing(JobEvent::Token { t, i }));
+    }
+
     /// Something worth telling.
     pub fn narrate(&self, level: Level, target: &str, message: impl Into<String>) {
         let (target, message) = (target.to_owned(), message.into());
@@ -121,13 +132,9 @@ impl Drop for JobHandle {
 }
 
 impl Ongoing {
-    /// Tells an event that others may follow from the last one. Pictures beyond the first of a relayed `complete` are
-    /// not in the event; who relays it fetches them and makes the [`Outcome`] himself.
-    ///
-    /// # Errors
-    /// The last event is returned as it was.
-    pub fn new(event: JobEvent) -> Result<Self, JobEvent> {
-        if event.is_terminal() { Err(event) } else { Ok(Self(event)) }
+    /// The event, if others may follow it; a job's last one is an [`Ending`].
+    pub fn new(event: JobEvent) -> Option<Self> {
+        (!event.is_terminal()).then_some(Self(event))
     }
 }
 

@@ -1,6 +1,4 @@
-use operations_contract::{
-    ErrorBody, Info, Job, JobEvent, JobList, JobResponse, JobState, OperationKind, Readiness,
-};
+use operations_contract::{ErrorBody, Info, Job, JobEvent, JobList, JobResponse, JobState, OperationKind, Readiness};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};

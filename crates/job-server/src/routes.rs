@@ -33,7 +33,8 @@ pub trait JobServer: Clone + Send + Sync + 'static {
     fn registry(&self) -> &JobRegistry;
 
     /// Admits a job, which then runs whether or not anybody listens.
-    fn create_job(&self, operation: Validated<Operation>) -> impl Future<Output = Result<JobResponse, ApiError>> + Send;
+    fn create_job(&self, operation: Validated<Operation>)
+    -> impl Future<Output = Result<JobResponse, ApiError>> + Send;
 
     /// What it is.
     fn info(&self) -> Info;
@@ -227,9 +228,9 @@ async fn picture<S: JobServer>(
     place: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Failure> {
     let (id, index) = path(place)?;
-    let index = index.parse().map_err(|_| {
-        ApiError::new(ErrorCode::NotFound, format!("pictures are numbered from 0, got {index:?}"))
-    })?;
+    let index = index
+        .parse()
+        .map_err(|_| ApiError::new(ErrorCode::NotFound, format!("pictures are numbered from 0, got {index:?}")))?;
     let (file, format) = server.registry().picture(&id, index)?;
     let headers = [
         (header::CONTENT_TYPE, format.content_type()),
@@ -284,6 +285,7 @@ fn path<T>(place: Result<Path<T>, PathRejection>) -> Result<T, ApiError> {
     place.map(|Path(place)| place).map_err(|error| ApiError::malformed(error.body_text()))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands it over so")]
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!("a request panicked: {}", what.unwrap_or("no message"));

@@ -67,11 +67,14 @@ async fn a_request_is_refused_before_there_is_a_job() {
     assert_eq!(error["param"], "operation");
     let wide = json!({"operation": "image_generation", "prompt": "a", "width": 500});
     let error = refused(server.post(&wide).await, 422, "invalid_request").await;
-    assert_eq!(error, json!({
-        "code": "invalid_request",
-        "message": "width must be a multiple of 8, got 500",
-        "param": "width",
-    }));
+    assert_eq!(
+        error,
+        json!({
+            "code": "invalid_request",
+            "message": "width must be a multiple of 8, got 500",
+            "param": "width",
+        })
+    );
     let typo = json!({"operation": "image_generation", "prompt": "a", "widht": 512});
     assert_eq!(refused(server.post(&typo).await, 400, "invalid_request").await["param"], "widht");
     let no_image = json!({"operation": "image_transform", "prompt": "a", "init_image": "A".repeat(100_000)});
@@ -110,7 +113,10 @@ async fn a_foreign_page_is_refused_unless_it_is_allowed() {
     let jobs = format!("{}/v1/jobs", open.url);
     let preflight = open.client.request(Method::OPTIONS, &jobs).header("origin", page);
     let preflight = preflight.header("access-control-request-method", "POST").send().await.unwrap();
-    assert_eq!((preflight.status().as_u16(), &preflight.headers()["access-control-allow-origin"]), (200, &page.parse().unwrap()));
+    assert_eq!(
+        (preflight.status().as_u16(), &preflight.headers()["access-control-allow-origin"]),
+        (200, &page.parse().unwrap())
+    );
     let asked = open.client.post(&jobs).header("origin", page).json(&paint()).send().await.unwrap();
     assert_eq!(asked.status(), 202);
     assert_eq!(asked.headers()["access-control-allow-origin"], page);
@@ -184,8 +190,7 @@ async fn the_description_has_what_is_served_and_every_reference_in_it_leads_some
     assert_eq!(operations[0]["required"], json!(["operation", "prompt"]));
     assert_eq!(operations[0]["additionalProperties"], false);
     let text = description.to_string();
-    let references: Vec<&str> =
-        text.split("\"$ref\":\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let references: Vec<&str> = text.split("\"$ref\":\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert!(references.len() > 10);
     for reference in references {
         let name = reference.strip_prefix("#/components/schemas/").unwrap();

@@ -20,8 +20,8 @@ fn png() -> String {
     base64(&picture(image::ImageFormat::Png, 8, 8))
 }
 
-fn with(mut base: Value, fields: Value) -> Value {
-    base.as_object_mut().unwrap().append(&mut fields.as_object().unwrap().clone());
+fn with(mut base: Value, mut fields: Value) -> Value {
+    base.as_object_mut().unwrap().append(fields.as_object_mut().unwrap());
     base
 }
 

@@ -72,7 +72,10 @@ impl WorkerArgs {
 /// Worker ids stand in URLs and file names.
 fn worker_id(text: &str) -> Result<String, String> {
     let plain = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.');
-    if text.is_empty() || text.len() > operations_contract::ID_BYTES || !text.chars().all(plain) || text.starts_with('.')
+    if text.is_empty()
+        || text.len() > operations_contract::ID_BYTES
+        || !text.chars().all(plain)
+        || text.starts_with('.')
     {
         return Err("a worker id is made of letters, digits, '-', '_' and '.'".to_owned());
     }

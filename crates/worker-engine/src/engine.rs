@@ -52,7 +52,7 @@ impl<P: InferencePipeline + 'static> GenerationEngine<P> {
                     Err(error) => return self.refuse_all(&error),
                 }
             };
-            let Some(request) = self.receiver.next() else { return };
+            let Some(request) = self.receiver.next_request() else { return };
             if !answer(loaded, request) {
                 self.receiver.status.send_replace(EngineStatus::Loading);
                 // What a panic has left of it may panic again.
@@ -75,7 +75,7 @@ impl<P: InferencePipeline + 'static> GenerationEngine<P> {
     fn refuse_all(mut self, error: &ApiError) {
         tracing::error!("the model could not be loaded: {error}");
         self.receiver.status.send_replace(EngineStatus::Failed(error.clone()));
-        while let Some(request) = self.receiver.next() {
+        while let Some(request) = self.receiver.next_request() {
             let _ = request.response_tx.send(GenerationResponse::Error(error.clone()));
         }
     }

@@ -1,5 +1,5 @@
 use job_server::{CancellationToken, Outcome};
-use operations_contract::{ApiError, Base64Bytes, ImageFormat, JobEvent, Level, Phase};
+use operations_contract::{ApiError, Base64Bytes, ImageFormat, Level, Phase};
 use std::cell::Cell;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -133,21 +133,5 @@ impl Events {
     fn send(&self, response: GenerationResponse) {
         // Who cancelled does not listen any more.
         let _ = self.responses.send(response);
-    }
-}
-
-impl GenerationResponse {
-    /// The event that it is in a job's log, told by `target`; `None` for those that the log has other words for.
-    pub(crate) fn into_event(self, target: &str) -> Result<JobEvent, Self> {
-        Ok(match self {
-            Self::Progress { step, total, phase, eta_ms } => JobEvent::Progress { step, total, phase, eta_ms },
-            Self::Preview { step, image, format } => JobEvent::Preview { step, image, format },
-            Self::Token { t, i } => JobEvent::Token { t, i },
-            Self::Narration { level, message } => {
-                JobEvent::Narration { level, target: target.to_owned(), message }
-            }
-            Self::Queued(position) => JobEvent::Queued { position },
-            Self::Started | Self::Complete(_) | Self::Error(_) | Self::Cancelled => return Err(self),
-        })
     }
 }

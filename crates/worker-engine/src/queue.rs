@@ -65,7 +65,6 @@ impl<R> Clone for RequestQueue<R> {
 
 impl<R> RequestQueue<R> {
     /// A queue and its other end.
-    #[expect(clippy::new_ret_no_self, reason = "a queue without the other end is of no use")]
     pub fn new() -> (Self, RequestReceiver<R>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let (status, status_seen) = watch::channel(EngineStatus::Loading);
@@ -121,7 +120,7 @@ impl<R> RequestQueue<R> {
 impl<R> RequestReceiver<R> {
     /// The next request to run, waiting for one if need be; `None` when nobody can send any more. Those that were
     /// cancelled while they waited are answered here.
-    pub fn next(&mut self) -> Option<GenerationRequest<R>> {
+    pub fn next_request(&mut self) -> Option<GenerationRequest<R>> {
         loop {
             while let Ok(request) = self.receiver.try_recv() {
                 self.pending.insert(request);

@@ -1,7 +1,7 @@
 use crate::pipeline::GenerationResponse;
 use crate::queue::{EngineStatus, GenerationRequest, RequestQueue};
 use crate::worker::WorkerIdentity;
-use job_server::{Ending, JobHandle, JobRegistry, Ongoing};
+use job_server::{Ending, JobHandle, JobRegistry};
 use operations_contract::{ApiError, JobResponse, OperationKind, Phase, Priority};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -23,7 +23,8 @@ pub fn submit<R: Send + 'static>(
     let job = registry.create_job(operation)?;
     let response = job.response();
     let (response_tx, responses) = mpsc::unbounded_channel();
-    let position = queue.add_request(GenerationRequest { request, priority, cancel: job.cancellation(), response_tx })?;
+    let position =
+        queue.add_request(GenerationRequest { request, priority, cancel: job.cancellation(), response_tx })?;
     job.queued(position);
     if queue.status() == EngineStatus::Loading {
         job.progress(0, 1, Some(Phase::Loading), None);
@@ -48,25 +49,26 @@ async fn write_log(
             () = cancellation.cancelled(), if !started => break Ending::Cancelled,
             response = responses.recv() => response,
         };
-        match response.map(|response| response.into_event(&identity.worker_id)) {
-            Some(Ok(operations_contract::JobEvent::Queued { position: now })) => {
-                if !started && now != position {
+        use GenerationResponse as Response;
+        match response {
+            None => break Ending::Error(ApiError::internal("the worker's engine stopped before it answered")),
+            Some(Response::Complete(outcome)) => break Ending::Complete(outcome),
+            Some(Response::Error(error)) => break Ending::Error(error),
+            Some(Response::Cancelled) => break Ending::Cancelled,
+            Some(Response::Started) => {
+                started = true;
+                job.started(Some(identity.model.clone()), Some(identity.worker_id.clone()), 1);
+            }
+            Some(Response::Queued(now)) => {
+                if now != position {
                     position = now;
                     job.queued(now);
                 }
             }
-            Some(Ok(event)) => match Ongoing::new(event) {
-                Ok(event) => job.emit(event),
-                Err(event) => tracing::error!("{} is no event that others follow", event.name()),
-            },
-            Some(Err(GenerationResponse::Complete(outcome))) => break Ending::Complete(outcome),
-            Some(Err(GenerationResponse::Error(error))) => break Ending::Error(error),
-            Some(Err(GenerationResponse::Cancelled)) => break Ending::Cancelled,
-            Some(Err(_)) => {
-                started = true;
-                job.started(Some(identity.model.clone()), Some(identity.worker_id.clone()), 1);
-            }
-            None => break Ending::Error(ApiError::internal("the worker's engine stopped before it answered")),
+            Some(Response::Progress { step, total, phase, eta_ms }) => job.progress(step, total, phase, eta_ms),
+            Some(Response::Preview { step, image, format }) => job.preview(step, image, format),
+            Some(Response::Token { t, i }) => job.token(t, i),
+            Some(Response::Narration { level, message }) => job.narrate(level, &identity.worker_id, message),
         }
     };
     job.finish(ending);
