@@ -1,0 +1,200 @@
+//! What the worker's HTTP side knows: the queue, the jobs, and which operation goes where.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use diffusion::pipeline::ModelInfo;
+use job_server::{Access, JobRegistry, JobServer, router};
+use operations_contract::{
+    ApiError, DeviceInfo, ErrorCode, ImageGenerationRequest, ImageInpaintRequest, ImageTransformRequest, Info,
+    JobResponse, MemoryInfo, Operation, OperationKind, Priority, Readiness, SdWorkerOperation, Validated, same_model,
+};
+use worker_engine::{EngineStatus, WorkerIdentity, resident_memory_bytes, submit};
+
+use crate::backend::{RequestQueue, SamplingConfig, api_error};
+
+/// What requests are answered from. Cloning shares it; the model is the engine's alone.
+#[derive(Clone)]
+pub struct AppState {
+    queue: RequestQueue,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    registry: JobRegistry,
+    identity: Arc<WorkerIdentity>,
+    facts: Facts,
+    model: OnceLock<ModelInfo>,
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The program's name.
+    pub server: String,
+    /// Names by which requests may mean the loaded model.
+    pub model_names: Vec<String>,
+    /// What it computes with.
+    pub device: DeviceInfo,
+    /// Threads that compute.
+    pub threads: usize,
+    /// In which precision it computes.
+    pub precision: &'static str,
+}
+
+impl AppState {
+    /// A worker's state over its queue.
+    #[must_use]
+    pub fn new(queue: RequestQueue, registry: JobRegistry, identity: Arc<WorkerIdentity>, facts: Facts) -> Self {
+        Self { queue, shared: Arc::new(Shared { registry, identity, facts, model: OnceLock::new() }) }
+    }
+
+    /// Told by the engine when the model is loaded.
+    pub fn loaded(&self, info: ModelInfo) {
+        // A model that is loaded again after a panic is the same.
+        let _ = self.shared.model.set(info);
+    }
+
+    /// Everything that can be refused before there is a job.
+    fn check(&self, operation: &SdWorkerOperation, model: Option<&str>) -> Result<(), ApiError> {
+        let names = &self.shared.facts.model_names;
+        if let Some(model) = model.filter(|model| !names.iter().any(|name| same_model(name, model))) {
+            let loaded = &self.shared.identity.model;
+            let message = format!(
+                "this worker serves {loaded}, not {model}; leave model out, or ask the queen, who finds a worker for it"
+            );
+            return Err(ApiError::new(ErrorCode::ModelMismatch, message).with_param("model"));
+        }
+        // While the model loads, the engine checks.
+        let Some(info) = self.shared.model.get() else { return Ok(()) };
+        let config = SamplingConfig::new(operation, info)?;
+        info.check(&config.sampling()).map_err(|error| api_error(&error))
+    }
+
+    fn execute(
+        &self,
+        kind: OperationKind,
+        model: Option<&str>,
+        priority: Priority,
+        operation: SdWorkerOperation,
+    ) -> Result<JobResponse, ApiError> {
+        self.check(&operation, model)?;
+        submit(&self.shared.registry, &self.queue, &self.shared.identity, kind, priority, operation)
+    }
+}
+
+/// The worker's routes.
+pub fn create_router(state: AppState, access: &Access) -> Router {
+    router(state, access)
+}
+
+/// Makes a job of an operation, or refuses it.
+///
+/// # Errors
+/// `unsupported_operation` for what an image worker does not serve, and what its three operations say.
+pub fn create_job(state: &AppState, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+    match SdWorkerOperation::try_from(operation)? {
+        SdWorkerOperation::ImageGeneration(request) => execute_image_generation(state, request),
+        SdWorkerOperation::ImageTransform(request) => execute_image_transform(state, request),
+        SdWorkerOperation::ImageInpaint(request) => execute_image_inpaint(state, request),
+    }
+}
+
+/// Text to picture.
+///
+/// # Errors
+/// `model_mismatch`, `unsupported_by_model`, `queue_full`, or a setting that this model cannot follow.
+pub fn execute_image_generation(
+    state: &AppState,
+    request: Validated<ImageGenerationRequest>,
+) -> Result<JobResponse, ApiError> {
+    let (model, priority) = (request.model.clone(), request.priority);
+    let operation = SdWorkerOperation::ImageGeneration(request);
+    state.execute(OperationKind::ImageGeneration, model.as_deref(), priority, operation)
+}
+
+/// Image and text to picture.
+///
+/// # Errors
+/// As [`execute_image_generation`].
+pub fn execute_image_transform(
+    state: &AppState,
+    request: Validated<ImageTransformRequest>,
+) -> Result<JobResponse, ApiError> {
+    let (model, priority) = (request.model.clone(), request.priority);
+    let operation = SdWorkerOperation::ImageTransform(request);
+    state.execute(OperationKind::ImageTransform, model.as_deref(), priority, operation)
+}
+
+/// Image, mask and text to picture.
+///
+/// # Errors
+/// As [`execute_image_generation`].
+pub fn execute_image_inpaint(
+    state: &AppState,
+    request: Validated<ImageInpaintRequest>,
+) -> Result<JobResponse, ApiError> {
+    let (model, priority) = (request.model.clone(), request.priority);
+    let operation = SdWorkerOperation::ImageInpaint(request);
+    state.execute(OperationKind::ImageInpaint, model.as_deref(), priority, operation)
+}
+
+impl JobServer for AppState {
+    fn serves(&self, kind: OperationKind) -> bool {
+        SdWorkerOperation::serves(kind)
+    }
+
+    fn registry(&self) -> &JobRegistry {
+        &self.shared.registry
+    }
+
+    async fn create_job(&self, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+        create_job(self, operation)
+    }
+
+    fn info(&self) -> Info {
+        let Shared { identity, facts, model, .. } = &*self.shared;
+        let operations = |info: &ModelInfo| {
+            let kinds = [OperationKind::ImageGeneration, OperationKind::ImageTransform, OperationKind::ImageInpaint];
+            let only_masked = info.paints_only_through_a_mask();
+            kinds
+                .into_iter()
+                .filter(|kind| !only_masked || *kind == OperationKind::ImageInpaint)
+                .map(|kind| kind.name().to_owned())
+                .collect()
+        };
+        Info {
+            server: facts.server.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            worker_id: Some(identity.worker_id.clone()),
+            device: Some(facts.device.clone()),
+            threads: Some(facts.threads),
+            model: model.get().map(|info| operations_contract::ModelInfo {
+                name: identity.model.clone(),
+                class: Some(info.class.clone()),
+                width: Some(info.native_size.0 as u32),
+                height: Some(info.native_size.1 as u32),
+                precision: Some(facts.precision.to_owned()),
+                operations: operations(info),
+                ..operations_contract::ModelInfo::default()
+            }),
+            memory: resident_memory_bytes().map(|used_bytes| MemoryInfo { used_bytes, foreseen_bytes: None }),
+            operations: OperationKind::ALL
+                .iter()
+                .filter(|kind| SdWorkerOperation::serves(**kind))
+                .map(|kind| kind.name().to_owned())
+                .collect(),
+        }
+    }
+
+    fn ready(&self) -> Readiness {
+        let reason = match self.queue.status() {
+            EngineStatus::Ready => return Readiness { ready: true, reason: None },
+            EngineStatus::Loading => "the model loads".to_owned(),
+            EngineStatus::Failed(error) => format!("the model could not be loaded: {error}"),
+            EngineStatus::Stopped => "the engine has stopped".to_owned(),
+        };
+        Readiness { ready: false, reason: Some(reason) }
+    }
+}

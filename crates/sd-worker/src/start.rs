@@ -1,0 +1,108 @@
+//! The whole of a worker's life.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use diffusion::ops::Device;
+use diffusion::pipeline::{LoadOptions, Pipeline};
+use job_server::{JobRegistry, Port, RegistryLimits};
+use operations_contract::{ApiError, DeviceInfo, ErrorCode, SD_WORKER_PORT, WORKER_JOBS};
+use std::ops::ControlFlow;
+use worker_engine::{Precision, WorkerIdentity, serve_worker};
+
+use crate::args::{Args, DeviceKind};
+use crate::backend::{GenerationEngine, InferencePipeline, RequestQueue, api_error};
+use crate::job_router::{AppState, Facts};
+use crate::model;
+
+/// Serves one model until it is told to stop.
+///
+/// # Errors
+/// Flags that cannot be followed, a model that is not there, a port that is taken. A model that is there and broken is
+/// not an error here: the worker serves, and says what is wrong with it.
+pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
+    let precision = precision(kind, &args)?;
+    if args.use_flash_attn && kind == DeviceKind::Cuda {
+        bail!("--use-flash-attn: fused attention is not built for cuda; leave the flag out");
+    }
+    let device = device(kind, &args, precision)?;
+    let model = model::find(args.worker.model.as_deref(), args.sd_version.map(|version| version.name()))
+        .context("--model cannot be served")?;
+    let (listener, access) = args.worker.listen.listen(Port::FirstFrom(SD_WORKER_PORT)).await?;
+
+    let label = match kind {
+        DeviceKind::Cpu => kind.name().to_owned(),
+        DeviceKind::Cuda | DeviceKind::Metal => format!("{}:{}", kind.name(), args.worker.device),
+    };
+    let identity = Arc::new(WorkerIdentity {
+        worker_id: args.worker.worker_id_or_random(),
+        model: model.name.clone(),
+        device: label,
+    });
+    let (queue, receiver) = RequestQueue::new();
+    let facts = Facts {
+        server: format!("sd-worker-{}", kind.name()),
+        model_names: model.names,
+        device: DeviceInfo { kind: kind.name().to_owned(), index: args.worker.device, name: Some(device.name()) },
+        threads: device.threads(),
+        precision: precision.as_str(),
+    };
+    let registry = JobRegistry::new(RegistryLimits::in_memory(WORKER_JOBS));
+    let state = AppState::new(queue.clone(), registry, Arc::clone(&identity), facts);
+
+    let (source, name, version) = (model.source, model.name, args.sd_version);
+    let options = LoadOptions { low_memory: args.worker.low_memory };
+    let loaded = state.clone();
+    let load = move || {
+        let mut observer = |event| {
+            tracing::debug!("{name}: {event:?}");
+            ControlFlow::Continue(())
+        };
+        let pipeline = Pipeline::load(&source, &device, options, &mut observer).map_err(|error| api_error(&error))?;
+        if let Some(contradiction) = version.and_then(|version| version.contradiction(pipeline.info())) {
+            return Err(ApiError::new(ErrorCode::ModelLoadFailed, contradiction));
+        }
+        loaded.loaded(pipeline.info().clone());
+        Ok(InferencePipeline::new(pipeline, name.clone(), precision.as_str()))
+    };
+    GenerationEngine::loading(load, receiver).start().context("no thread for the engine")?;
+    serve_worker(state, queue, &identity, &args.worker, (listener, access)).await.context("serving failed")
+}
+
+/// The precision that the flags ask for, where the device has it.
+fn precision(kind: DeviceKind, args: &Args) -> anyhow::Result<Precision> {
+    let asked = match (args.worker.precision, args.use_f16) {
+        (Some(Precision::F32 | Precision::Bf16), true) => {
+            bail!("--use-f16 contradicts --precision; it is the same as --precision f16")
+        }
+        (_, true) => Some(Precision::F16),
+        (asked, false) => asked,
+    };
+    match (kind, asked) {
+        (_, None | Some(Precision::F32)) => Ok(Precision::F32),
+        (DeviceKind::Cpu, Some(asked)) => {
+            bail!(
+                "--precision {}: on a CPU only f32 is computed; leave the flag out (16-bit weights stay 16-bit in memory)",
+                asked.as_str()
+            )
+        }
+        (DeviceKind::Cuda | DeviceKind::Metal, Some(asked)) => Ok(asked),
+    }
+}
+
+fn device(kind: DeviceKind, args: &Args, _precision: Precision) -> anyhow::Result<Device> {
+    match kind {
+        DeviceKind::Cpu => {
+            if args.worker.device != 0 {
+                bail!("--device {}: there is one CPU, number 0", args.worker.device);
+            }
+            Ok(Device::cpu(Some(args.worker.threads_or_all()))?)
+        }
+        DeviceKind::Cuda => bail!(
+            "this sd-worker-cuda was built without CUDA; build it with: cargo build --release --bin sd-worker-cuda --features cuda"
+        ),
+        DeviceKind::Metal => bail!(
+            "this sd-worker-metal was built without Metal; build it on macOS with: cargo build --release --bin sd-worker-metal --features metal"
+        ),
+    }
+}
