@@ -2,17 +2,41 @@ use crate::buffer::{Buffer, scratch};
 use crate::gemm::{Output, RowSource, Strided, gemm, padded};
 use crate::linear::padded_bias;
 use crate::pack::Packed;
+use crate::winograd::{Maps, Winograd};
 use crate::{Activation, Weight, isa};
 
 /// A two-dimensional convolution over channels-last maps, its weights packed once.
 pub struct Conv2d {
     in_channels: usize,
+    out_channels: usize,
     kernel: (usize, usize),
     stride: usize,
     padding: [usize; 4],
-    packed: Packed,
+    weights: Weights,
     bias: Buffer,
 }
+
+/// How a convolution is computed; the sums differ in the last digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConvAlgorithm {
+    /// The fastest of the others for the shape, as far as its memory is bearable.
+    #[default]
+    Auto,
+    /// A matrix product over patches that are gathered block by block. Weights keep their stored type.
+    Gemm,
+    /// Winograd's F(2 x 2, 3 x 3), only for 3 x 3 at stride 1: 16/9 of the weights in `f32`, 4/9 of the multiplications.
+    Winograd2,
+    /// Winograd's F(4 x 4, 3 x 3), only for 3 x 3 at stride 1: 4 times the weights in `f32`, 1/4 of the multiplications.
+    Winograd4,
+}
+
+enum Weights {
+    Gemm(Packed),
+    Winograd(Winograd),
+}
+
+/// Pairs of channels up to which F(4 x 4) is chosen: its weights then take 144 bytes each, 113 MiB at most.
+const WINOGRAD4_PAIRS: usize = 640 * 1280;
 
 impl Conv2d {
     /// Packs a weight of shape `(out_channels, in_channels, kernel.0, kernel.1)`; `padding` is zeros at the top, left, bottom and
@@ -29,8 +53,39 @@ impl Conv2d {
         stride: usize,
         padding: [usize; 4],
     ) -> Self {
+        Self::with_algorithm(
+            weight,
+            bias,
+            out_channels,
+            in_channels,
+            kernel,
+            stride,
+            padding,
+            ConvAlgorithm::Auto,
+        )
+    }
+
+    /// [`Conv2d::new`] with a choice of algorithm.
+    ///
+    /// # Panics
+    /// As there, and for a Winograd transform of anything but 3 x 3 at stride 1.
+    pub fn with_algorithm(
+        weight: Weight<'_>,
+        bias: Option<&[f32]>,
+        out_channels: usize,
+        in_channels: usize,
+        kernel: (usize, usize),
+        stride: usize,
+        padding: [usize; 4],
+        algorithm: ConvAlgorithm,
+    ) -> Self {
         let taps = kernel.0 * kernel.1;
-        assert!(taps > 0 && stride > 0, "a kernel of {} x {} at stride {stride}", kernel.0, kernel.1);
+        assert!(
+            taps > 0 && stride > 0,
+            "a kernel of {} x {} at stride {stride}",
+            kernel.0,
+            kernel.1
+        );
         assert_eq!(
             weight.len(),
             out_channels * in_channels * taps,
@@ -39,9 +94,47 @@ impl Conv2d {
             kernel.1,
             weight.len()
         );
-        let packed = Packed::new(isa::kernels(), weight, out_channels, in_channels, taps);
-        let bias = padded_bias(bias, &packed);
-        Self { in_channels, kernel, stride, padding, packed, bias }
+        let fits = kernel == (3, 3) && stride == 1;
+        let pairs = out_channels * in_channels;
+        let tile = match algorithm {
+            // With few channels the transforms cost more than they save.
+            ConvAlgorithm::Auto if !fits || in_channels < 16 || out_channels < 16 => None,
+            ConvAlgorithm::Auto => Some(if pairs <= WINOGRAD4_PAIRS { 6 } else { 4 }),
+            ConvAlgorithm::Gemm => None,
+            ConvAlgorithm::Winograd2 => Some(4),
+            ConvAlgorithm::Winograd4 => Some(6),
+        };
+        assert!(
+            tile.is_none() || fits,
+            "{algorithm:?} is for 3 x 3 at stride 1, not {kernel:?} at stride {stride}"
+        );
+        let kernels = isa::kernels();
+        let weights = match tile {
+            None => Weights::Gemm(Packed::new(
+                kernels,
+                weight,
+                out_channels,
+                in_channels,
+                taps,
+            )),
+            Some(tile) => Weights::Winograd(Winograd::new(
+                kernels,
+                weight,
+                out_channels,
+                in_channels,
+                tile,
+            )),
+        };
+        let bias = padded_bias(bias, out_channels, kernels);
+        Self {
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+            weights,
+            bias,
+        }
     }
 
     /// Number of input channels.
@@ -51,21 +144,32 @@ impl Conv2d {
 
     /// Number of output channels.
     pub fn out_channels(&self) -> usize {
-        self.packed.n
+        self.out_channels
     }
 
     /// Bytes that the packed weight and bias take.
     pub fn bytes(&self) -> usize {
-        self.packed.bytes() + size_of_val(&*self.bias)
+        let weights = match &self.weights {
+            Weights::Gemm(packed) => packed.bytes(),
+            Weights::Winograd(winograd) => winograd.bytes(),
+        };
+        weights + size_of_val(&*self.bias)
     }
 
     /// Height and width of the output for a map of `h x w`; zero where the kernel does not fit.
     pub fn output_size(&self, h: usize, w: usize) -> (usize, usize) {
         let [top, left, bottom, right] = self.padding;
         let along = |len: usize, kernel: usize| {
-            if len < kernel { 0 } else { (len - kernel) / self.stride + 1 }
+            if len < kernel {
+                0
+            } else {
+                (len - kernel) / self.stride + 1
+            }
         };
-        (along(h + top + bottom, self.kernel.0), along(w + left + right, self.kernel.1))
+        (
+            along(h + top + bottom, self.kernel.0),
+            along(w + left + right, self.kernel.1),
+        )
     }
 
     /// `y = act(conv(x) + bias + channel_bias) + residual` for `n` maps of `h x w`. `channel_bias` is `(n, out_channels)`, one
@@ -85,13 +189,33 @@ impl Conv2d {
         y: &mut [f32],
     ) {
         let c = self.in_channels;
-        assert_eq!(x.len(), n * h * w * c, "an input of {n} x {h} x {w} x {c} has {} floats", x.len());
+        assert_eq!(
+            x.len(),
+            n * h * w * c,
+            "an input of {n} x {h} x {w} x {c} has {} floats",
+            x.len()
+        );
         let (out_h, out_w) = self.output_size(h, w);
+        let len = n * out_h * out_w * self.out_channels;
+        assert_eq!(
+            y.len(),
+            len,
+            "an output of {n} x {out_h} x {out_w} x {}",
+            self.out_channels
+        );
+        if let Some(residual) = residual {
+            assert_eq!(
+                residual.len(),
+                len,
+                "a residual of {n} x {out_h} x {out_w} x {}",
+                self.out_channels
+            );
+        }
         let mut biases;
         let bias = match channel_bias {
             None => &*self.bias,
             Some(channel_bias) => {
-                let co = self.packed.n;
+                let co = self.out_channels;
                 assert_eq!(
                     channel_bias.len(),
                     n * co,
@@ -110,13 +234,46 @@ impl Conv2d {
                 &*biases
             }
         };
-        let out = Output { bias, act, residual };
-        if self.kernel == (1, 1) && self.stride == 1 && self.padding == [0; 4] {
-            gemm(&Strided { data: x, stride: c }, &self.packed, n, h * w, &out, y);
-        } else {
-            let [top, left, ..] = self.padding;
-            let source = Patches { x, h, w, c, kernel: self.kernel, stride: self.stride, top, left, out_h, out_w };
-            gemm(&source, &self.packed, n, out_h * out_w, &out, y);
+        let out = Output {
+            bias,
+            act,
+            residual,
+        };
+        let [top, left, ..] = self.padding;
+        match &self.weights {
+            Weights::Winograd(winograd) => {
+                let maps = Maps {
+                    n,
+                    h,
+                    w,
+                    top,
+                    left,
+                    out_h,
+                    out_w,
+                };
+                winograd.forward(x, maps, &out, y);
+            }
+            Weights::Gemm(packed)
+                if self.kernel == (1, 1) && self.stride == 1 && self.padding == [0; 4] =>
+            {
+                gemm(&Strided { data: x, stride: c }, packed, n, h * w, &out, y);
+            }
+            Weights::Gemm(packed) => {
+                let (kernel, stride) = (self.kernel, self.stride);
+                let source = Patches {
+                    x,
+                    h,
+                    w,
+                    c,
+                    kernel,
+                    stride,
+                    top,
+                    left,
+                    out_h,
+                    out_w,
+                };
+                gemm(&source, packed, n, out_h * out_w, &out, y);
+            }
         }
     }
 }
@@ -124,7 +281,11 @@ impl Conv2d {
 impl std::fmt::Debug for Conv2d {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (kh, kw) = self.kernel;
-        write!(f, "Conv2d({} -> {}, {kh} x {kw}, stride {})", self.in_channels, self.packed.n, self.stride)
+        write!(
+            f,
+            "Conv2d({} -> {}, {kh} x {kw}, stride {})",
+            self.in_channels, self.out_channels, self.stride
+        )
     }
 }
 
@@ -149,13 +310,23 @@ unsafe impl RowSource for Patches<'_> {
         rows * padded(kc)
     }
 
-    unsafe fn block(&self, row: usize, rows: usize, k0: usize, kc: usize, scratch: *mut f32) -> (*const f32, usize) {
+    unsafe fn block(
+        &self,
+        row: usize,
+        rows: usize,
+        k0: usize,
+        kc: usize,
+        scratch: *mut f32,
+    ) -> (*const f32, usize) {
         let ld = padded(kc);
         for i in 0..rows {
             // SAFETY: the caller gave room for `rows` lines of `ld`.
             let line = unsafe { std::slice::from_raw_parts_mut(scratch.add(i * ld), kc) };
             let pixel = row + i;
-            let (image, pixel) = (pixel / (self.out_h * self.out_w), pixel % (self.out_h * self.out_w));
+            let (image, pixel) = (
+                pixel / (self.out_h * self.out_w),
+                pixel % (self.out_h * self.out_w),
+            );
             let (oy, ox) = (pixel / self.out_w, pixel % self.out_w);
             let mut at = 0;
             while at < kc {
@@ -163,8 +334,14 @@ unsafe impl RowSource for Patches<'_> {
                 let len = (self.c - channel).min(kc - at);
                 let part = &mut line[at..at + len];
                 // Coordinates in the padded map; those in the padding give zeros.
-                let (py, px) = (oy * self.stride + tap / self.kernel.1, ox * self.stride + tap % self.kernel.1);
-                let inside = py >= self.top && py < self.top + self.h && px >= self.left && px < self.left + self.w;
+                let (py, px) = (
+                    oy * self.stride + tap / self.kernel.1,
+                    ox * self.stride + tap % self.kernel.1,
+                );
+                let inside = py >= self.top
+                    && py < self.top + self.h
+                    && px >= self.left
+                    && px < self.left + self.w;
                 if inside {
                     let (iy, ix) = (py - self.top, px - self.left);
                     let from = ((image * self.h + iy) * self.w + ix) * self.c + channel;

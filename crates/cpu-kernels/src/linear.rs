@@ -1,6 +1,7 @@
 use crate::buffer::{Buffer, Shared, scratch};
 use crate::gemm::{Blocks, Output, Strided, Strip, gemm, split};
 use crate::pack::Packed;
+use crate::simd::Kernels;
 use crate::{Activation, Weight, isa};
 use rayon::prelude::*;
 
@@ -26,7 +27,7 @@ impl Linear {
             weight.len()
         );
         let packed = Packed::new(isa::kernels(), weight, out_features, in_features, 1);
-        let bias = padded_bias(bias, &packed);
+        let bias = padded_bias(bias, out_features, packed.kernels);
         Self { packed, bias }
     }
 
@@ -169,10 +170,19 @@ impl Linear {
 }
 
 /// The bias, or zeros, filled up to whole panels.
-pub(crate) fn padded_bias(bias: Option<&[f32]>, packed: &Packed) -> Buffer {
-    let mut padded = Buffer::zeroed(packed.panels() * packed.kernels.panel());
+pub(crate) fn padded_bias(bias: Option<&[f32]>, outputs: usize, kernels: &Kernels) -> Buffer {
+    let mut padded = Buffer::zeroed(outputs.next_multiple_of(kernels.panel()));
     if let Some(bias) = bias {
+<<<<<<< HEAD
         assert_eq!(bias.len(), packed.n, "a bias for {} outputs has {} floats", packed.n, bias.len());
+=======
+        assert_eq!(
+            bias.len(),
+            outputs,
+            "a bias for {outputs} outputs has {} floats",
+            bias.len()
+        );
+>>>>>>> 3b5905a (Convolve 3 x 3 at stride 1 by Winograd's minimal filtering)
         padded[..bias.len()].copy_from_slice(bias);
     }
     padded

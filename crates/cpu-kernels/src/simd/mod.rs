@@ -7,6 +7,7 @@
 mod math;
 mod rows;
 mod tile;
+mod winograd;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -106,10 +107,19 @@ pub(crate) struct Kernels {
     pub(crate) scale: unsafe fn(*const f32, f32, *mut f32, usize),
     pub(crate) layer_norm: unsafe fn(*const f32, usize, *const f32, *const f32, f32, *mut f32),
     pub(crate) channel_sums: unsafe fn(*const f32, usize, usize, *mut f32, *mut f32),
+<<<<<<< HEAD
     pub(crate) affine: unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
+=======
+    pub(crate) winograd_weight: unsafe fn(usize, *const f32, usize, *mut f32, usize),
+    pub(crate) winograd_input: unsafe fn(&InputTile),
+    pub(crate) winograd_output: unsafe fn(&OutputTile),
+    pub(crate) affine:
+        unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
+>>>>>>> 3b5905a (Convolve 3 x 3 at stride 1 by Winograd's minimal filtering)
 }
 
 pub(crate) use rows::SoftmaxBlock;
+pub(crate) use winograd::{InputTile, OutputTile};
 
 impl Kernels {
     /// Floats in a row of a packed panel.
@@ -122,7 +132,7 @@ impl Kernels {
 macro_rules! instantiate {
     ($(#[$features:meta])* $vector:ty) => {
         use $crate::Activation;
-        use $crate::simd::{Kernels, SoftmaxBlock, Tile, Vector, math, rows, tile};
+        use $crate::simd::{InputTile, Kernels, OutputTile, SoftmaxBlock, Tile, Vector, math, rows, tile, winograd};
 
         $crate::simd::instantiate!(@functions [$(#[$features])*] $vector;
             fn tile(t: &Tile) = tile::tile;
@@ -137,6 +147,9 @@ macro_rules! instantiate {
             fn scale(x: *const f32, factor: f32, y: *mut f32, len: usize) = rows::scale;
             fn layer_norm(x: *const f32, c: usize, weight: *const f32, bias: *const f32, eps: f32, y: *mut f32) = rows::layer_norm;
             fn channel_sums(x: *const f32, m: usize, c: usize, sums: *mut f32, squares: *mut f32) = rows::channel_sums;
+            fn winograd_weight(tile: usize, g: *const f32, width: usize, u: *mut f32, stride: usize) = winograd::winograd_weight;
+            fn winograd_input(t: &InputTile) = winograd::winograd_input;
+            fn winograd_output(t: &OutputTile) = winograd::winograd_output;
             fn affine(x: *const f32, m: usize, c: usize, a: *const f32, b: *const f32, act: Activation, y: *mut f32) = rows::affine;
         );
     };

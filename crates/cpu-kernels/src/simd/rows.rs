@@ -355,7 +355,7 @@ pub(super) unsafe fn channel_sums<V: Vector>(x: *const f32, rows: usize, c: usiz
 /// # Safety
 /// As [`Vector`]; `from` is good for `count` floats, at most LANES.
 #[inline(always)]
-unsafe fn load_up_to<V: Vector>(from: *const f32, count: usize) -> V {
+pub(super) unsafe fn load_up_to<V: Vector>(from: *const f32, count: usize) -> V {
     // SAFETY: the caller's promise.
     unsafe { if count == V::LANES { V::load(from) } else { V::load_partial(from, count) } }
 }

@@ -20,6 +20,9 @@ pub(crate) struct Tile {
     pub(crate) ldc: usize,
 }
 
+/// How many rows of the panel are fetched ahead: far enough for the third cache.
+const PREFETCH_ROWS: usize = 24;
+
 /// # Safety
 /// As [`Vector`]; `vectors` and `rows` are within their bounds and every pointer is good for the shape that [`Tile`] gives it.
 #[inline(always)]
@@ -71,8 +74,8 @@ unsafe fn fixed<V: Vector, const M: usize, const N: usize>(t: &Tile) {
             let mut row = [V::splat(0.0); N];
             for j in 0..N {
                 row[j] = V::load(b.add(j * V::LANES));
-                // Eight rows ahead; beyond the end of b that is harmless.
-                V::prefetch(b.wrapping_add(8 * t.ldb + j * V::LANES));
+                // Beyond the end of b this is harmless, and mostly the next panel.
+                V::prefetch(b.wrapping_add(PREFETCH_ROWS * t.ldb + j * V::LANES));
             }
             for i in 0..M {
                 let x = V::splat(a.add(i * t.lda).read());

@@ -1,0 +1,313 @@
+//! 3 x 3 convolutions at stride 1 with fewer multiplications: F(4 x 4) needs a quarter of them, F(2 x 2) four ninths.
+//!
+//! Tiles of the input are transformed into the rows of one matrix for each element of a tile; these are multiplied by the
+//! transformed weights, and rows of the products are transformed back. Blocks of tiles are taken through all three steps at
+//! once, so that what lies between stays in the cache.
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::Weight;
+use crate::buffer::{Buffer, Scratch, Shared, scratch};
+use crate::gemm::{Blocks, Output, Strip, padded};
+use crate::simd::{InputTile, Kernels, OutputTile};
+
+/// Panels whose products are held before they are transformed back.
+const PANEL_GROUP: usize = 5;
+/// Input channels up to which blocks of tiles are small.
+const SMALL_CHANNELS: usize = 160;
+
+/// A 3 x 3 kernel's transformed weights.
+pub(crate) struct Winograd {
+    pub(crate) kernels: &'static Kernels,
+    /// Side of an input tile; two more than that of an output tile.
+    tile: usize,
+    ci: usize,
+    co: usize,
+    /// For each element of a tile, panels of `ci x width`.
+    u: Buffer,
+    /// What pixels in the padding are read from.
+    zeros: Buffer,
+}
+
+/// The maps of one call.
+#[derive(Clone, Copy)]
+pub(crate) struct Maps {
+    pub(crate) n: usize,
+    pub(crate) h: usize,
+    pub(crate) w: usize,
+    pub(crate) top: usize,
+    pub(crate) left: usize,
+    pub(crate) out_h: usize,
+    pub(crate) out_w: usize,
+}
+
+impl Winograd {
+    /// `weight` is `(co, ci, 3, 3)`, `tile` 4 or 6.
+    pub(crate) fn new(
+        kernels: &'static Kernels,
+        weight: Weight<'_>,
+        co: usize,
+        ci: usize,
+        tile: usize,
+    ) -> Self {
+        let (width, elements) = (kernels.panel(), tile * tile);
+        let panels = co.div_ceil(width);
+        let mut u = Buffer::zeroed(elements * panels * ci * width);
+        let to = Shared::new(&mut u);
+        (0..panels).into_par_iter().for_each(|p| {
+            let mut side_by_side = scratch(9 * width);
+            side_by_side.fill(0.0);
+            for i in 0..ci {
+                for j in 0..width.min(co - p * width) {
+                    let from = ((p * width + j) * ci + i) * 9;
+                    for tap in 0..9 {
+                        side_by_side[tap * width + j] = weight.at(from + tap);
+                    }
+                }
+                // SAFETY: row i of panel p of every element is ours alone and within u.
+                unsafe {
+                    let u = to.get().add((p * ci + i) * width);
+                    (kernels.winograd_weight)(
+                        tile,
+                        side_by_side.as_ptr(),
+                        width,
+                        u,
+                        panels * ci * width,
+                    );
+                }
+            }
+        });
+        Self {
+            kernels,
+            tile,
+            ci,
+            co,
+            u,
+            zeros: Buffer::zeroed(ci),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.u) + size_of_val(&*self.zeros)
+    }
+
+    /// See `Conv2d::forward`; lengths of x, y and what is in `out` were checked there.
+    pub(crate) fn forward(&self, x: &[f32], maps: Maps, out: &Output<'_>, y: &mut [f32]) {
+        assert_eq!(x.len(), maps.n * maps.h * maps.w * self.ci);
+        assert_eq!(y.len(), maps.n * maps.out_h * maps.out_w * self.co);
+        if y.is_empty() {
+            return;
+        }
+        let side = self.tile - 2;
+        let grid = Grid {
+            rows: maps.out_h.div_ceil(side),
+            cols: maps.out_w.div_ceil(side),
+        };
+        let tiles = maps.n * grid.rows * grid.cols;
+        let panels = self.co.div_ceil(self.kernels.panel());
+        let threads = rayon::current_num_threads();
+        let (blocks, panel_tasks) = self.plan(tiles, threads);
+        let tiles = Blocks::new(tiles, tiles.div_ceil(blocks));
+        let row_tasks = if threads == 1 {
+            1
+        } else {
+            tiles.count.min(4 * threads)
+        };
+        let call = Call {
+            layer: self,
+            x,
+            maps,
+            grid,
+            out,
+            y: Shared::new(y),
+        };
+        (0..row_tasks * panel_tasks)
+            .into_par_iter()
+            .for_each(|task| {
+                let share = |count: usize, tasks: usize, t: usize| {
+                    t * count / tasks..(t + 1) * count / tasks
+                };
+                let panels = share(panels, panel_tasks, task % panel_tasks);
+                let largest = tiles.largest();
+                let rows = |width: usize| self.tile * self.tile * largest * padded(width);
+                let mut v = scratch(rows(self.ci));
+                let mut m = scratch(rows(PANEL_GROUP.min(panels.len()) * self.kernels.panel()));
+                for block in share(tiles.count, row_tasks, task / panel_tasks) {
+                    // SAFETY: tasks have different tiles or different panels, so different parts of y.
+                    unsafe { call.block(tiles.range(block), panels.clone(), &mut v, &mut m) };
+                }
+            });
+    }
+
+    /// How many blocks to make of the tiles, and how many parts of the panels. The weights are read once for each block, so
+    /// blocks are large; each part of the panels transforms the input again, which costs a few hundredths.
+    fn plan(&self, tiles: usize, threads: usize) -> (usize, usize) {
+        let rows = self.kernels.rows[self.kernels.panel_vectors];
+        // Measured: with few channels the transformed weights nearly fit in the second cache beside a small block.
+        let at_most = if self.ci <= SMALL_CHANNELS {
+            4 * rows
+        } else {
+            16 * rows
+        };
+        let blocks = tiles.div_ceil(at_most);
+        let wanted = if threads <= 1 { 1 } else { 4 * threads };
+        if blocks >= wanted {
+            return (blocks, 1);
+        }
+        let most = (tiles / (8 * rows)).max(1);
+        let blocks = blocks.next_multiple_of(threads).min(most).max(blocks);
+        (
+            blocks,
+            wanted
+                .div_ceil(blocks)
+                .min(self.co.div_ceil(self.kernels.panel())),
+        )
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Grid {
+    rows: usize,
+    cols: usize,
+}
+
+struct Call<'a> {
+    layer: &'a Winograd,
+    x: &'a [f32],
+    maps: Maps,
+    grid: Grid,
+    out: &'a Output<'a>,
+    y: Shared,
+}
+
+impl Call<'_> {
+    /// # Safety
+    /// Nobody else touches the channels of these panels in these tiles of y.
+    unsafe fn block(
+        &self,
+        tiles: Range<usize>,
+        panels: Range<usize>,
+        v: &mut Scratch,
+        m: &mut Scratch,
+    ) {
+        let layer = self.layer;
+        let (kernels, width, elements) = (
+            layer.kernels,
+            layer.kernels.panel(),
+            layer.tile * layer.tile,
+        );
+        let all_panels = layer.co.div_ceil(width);
+        let ldv = padded(layer.ci);
+        let v_stride = tiles.len() * ldv;
+        for (i, tile) in tiles.clone().enumerate() {
+            let input = InputTile {
+                tile: layer.tile,
+                pixels: self.pixels(tile),
+                channels: layer.ci,
+                v: v[i * ldv..].as_mut_ptr(),
+                stride: v_stride,
+            };
+            // SAFETY: every pixel has ci floats, and v a row of ldv for each tile and element.
+            unsafe { (kernels.winograd_input)(&input) };
+        }
+        for first in panels.clone().step_by(PANEL_GROUP) {
+            let group = first..panels.end.min(first + PANEL_GROUP);
+            let ldm = padded(group.len() * width);
+            let m_stride = tiles.len() * ldm;
+            for e in 0..elements {
+                for p in group.clone() {
+                    let strip = Strip {
+                        rows: tiles.len(),
+                        cols: width,
+                        k: layer.ci,
+                        a: v[e * v_stride..].as_ptr(),
+                        lda: ldv,
+                        b: layer.u[(e * all_panels + p) * layer.ci * width..].as_ptr(),
+                        ldb: width,
+                        bias: std::ptr::null(),
+                        addend: std::ptr::null(),
+                        ld_addend: 0,
+                        c: m[e * m_stride + (p - group.start) * width..].as_mut_ptr(),
+                        ldc: ldm,
+                    };
+                    // SAFETY: v has a row of ci for each tile, u a whole panel, m room for a row of the group.
+                    unsafe { strip.multiply(kernels) };
+                }
+            }
+            for (i, tile) in tiles.clone().enumerate() {
+                // SAFETY: the tile's part of y is ours.
+                unsafe { self.write(tile, &group, m[i * ldm..].as_ptr(), m_stride) };
+            }
+        }
+    }
+
+    /// Image, row and column of a tile.
+    fn place(&self, tile: usize) -> (usize, usize, usize) {
+        let per_image = self.grid.rows * self.grid.cols;
+        let within = tile % per_image;
+        (
+            tile / per_image,
+            within / self.grid.cols,
+            within % self.grid.cols,
+        )
+    }
+
+    fn pixels(&self, tile: usize) -> [[*const f32; 6]; 6] {
+        let (image, ty, tx) = self.place(tile);
+        let (maps, ci, side) = (self.maps, self.layer.ci, self.layer.tile - 2);
+        let mut pixels = [[self.layer.zeros.as_ptr(); 6]; 6];
+        for i in 0..self.layer.tile {
+            // Coordinates in the padded map.
+            let py = ty * side + i;
+            if py < maps.top || py >= maps.top + maps.h {
+                continue;
+            }
+            for j in 0..self.layer.tile {
+                let px = tx * side + j;
+                if px >= maps.left && px < maps.left + maps.w {
+                    let pixel = (image * maps.h + py - maps.top) * maps.w + px - maps.left;
+                    pixels[i][j] = self.x[pixel * ci..(pixel + 1) * ci].as_ptr();
+                }
+            }
+        }
+        pixels
+    }
+
+    /// # Safety
+    /// `m` has a row of the group's channels for each element, and nobody else touches them in this tile of y.
+    unsafe fn write(&self, tile: usize, group: &Range<usize>, m: *const f32, stride: usize) {
+        let (image, ty, tx) = self.place(tile);
+        let (layer, maps, side) = (self.layer, self.maps, self.layer.tile - 2);
+        let width = layer.kernels.panel();
+        let channel = group.start * width;
+        let (row, col) = (ty * side, tx * side);
+        let at = ((image * maps.out_h + row) * maps.out_w + col) * layer.co + channel;
+        let padded_co = layer.co.div_ceil(width) * width;
+        let bias = if self.out.bias.len() == padded_co {
+            0
+        } else {
+            image * padded_co
+        };
+        let output = OutputTile {
+            tile: layer.tile,
+            m,
+            stride,
+            channels: (group.end * width).min(layer.co) - channel,
+            bias: self.out.bias[bias + channel..].as_ptr(),
+            act: self.out.act,
+            // SAFETY: the tile's first pixel lies within y.
+            y: unsafe { self.y.get().add(at) },
+            residual: self
+                .out
+                .residual
+                .map_or(std::ptr::null(), |r| r[at..].as_ptr()),
+            ld_row: maps.out_w * layer.co,
+            ld_pixel: layer.co,
+            rows: maps.out_h - row,
+            cols: maps.out_w - col,
+        };
+        // SAFETY: only pixels within the map are written, of which this tile's are ours.
+        unsafe { (layer.kernels.winograd_output)(&output) };
+    }
+}
