@@ -53,16 +53,7 @@ impl Conv2d {
         stride: usize,
         padding: [usize; 4],
     ) -> Self {
-        Self::with_algorithm(
-            weight,
-            bias,
-            out_channels,
-            in_channels,
-            kernel,
-            stride,
-            padding,
-            ConvAlgorithm::Auto,
-        )
+        Self::with_algorithm(weight, bias, out_channels, in_channels, kernel, stride, padding, ConvAlgorithm::Auto)
     }
 
     /// [`Conv2d::new`] with a choice of algorithm.
@@ -80,12 +71,7 @@ impl Conv2d {
         algorithm: ConvAlgorithm,
     ) -> Self {
         let taps = kernel.0 * kernel.1;
-        assert!(
-            taps > 0 && stride > 0,
-            "a kernel of {} x {} at stride {stride}",
-            kernel.0,
-            kernel.1
-        );
+        assert!(taps > 0 && stride > 0, "a kernel of {} x {} at stride {stride}", kernel.0, kernel.1);
         assert_eq!(
             weight.len(),
             out_channels * in_channels * taps,
@@ -104,37 +90,14 @@ impl Conv2d {
             ConvAlgorithm::Winograd2 => Some(4),
             ConvAlgorithm::Winograd4 => Some(6),
         };
-        assert!(
-            tile.is_none() || fits,
-            "{algorithm:?} is for 3 x 3 at stride 1, not {kernel:?} at stride {stride}"
-        );
+        assert!(tile.is_none() || fits, "{algorithm:?} is for 3 x 3 at stride 1, not {kernel:?} at stride {stride}");
         let kernels = isa::kernels();
         let weights = match tile {
-            None => Weights::Gemm(Packed::new(
-                kernels,
-                weight,
-                out_channels,
-                in_channels,
-                taps,
-            )),
-            Some(tile) => Weights::Winograd(Winograd::new(
-                kernels,
-                weight,
-                out_channels,
-                in_channels,
-                tile,
-            )),
+            None => Weights::Gemm(Packed::new(kernels, weight, out_channels, in_channels, taps)),
+            Some(tile) => Weights::Winograd(Winograd::new(kernels, weight, out_channels, in_channels, tile)),
         };
         let bias = padded_bias(bias, out_channels, kernels);
-        Self {
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
-            padding,
-            weights,
-            bias,
-        }
+        Self { in_channels, out_channels, kernel, stride, padding, weights, bias }
     }
 
     /// Number of input channels.
@@ -160,16 +123,9 @@ impl Conv2d {
     pub fn output_size(&self, h: usize, w: usize) -> (usize, usize) {
         let [top, left, bottom, right] = self.padding;
         let along = |len: usize, kernel: usize| {
-            if len < kernel {
-                0
-            } else {
-                (len - kernel) / self.stride + 1
-            }
+            if len < kernel { 0 } else { (len - kernel) / self.stride + 1 }
         };
-        (
-            along(h + top + bottom, self.kernel.0),
-            along(w + left + right, self.kernel.1),
-        )
+        (along(h + top + bottom, self.kernel.0), along(w + left + right, self.kernel.1))
     }
 
     /// `y = act(conv(x) + bias + channel_bias) + residual` for `n` maps of `h x w`. `channel_bias` is `(n, out_channels)`, one
@@ -189,27 +145,12 @@ impl Conv2d {
         y: &mut [f32],
     ) {
         let c = self.in_channels;
-        assert_eq!(
-            x.len(),
-            n * h * w * c,
-            "an input of {n} x {h} x {w} x {c} has {} floats",
-            x.len()
-        );
+        assert_eq!(x.len(), n * h * w * c, "an input of {n} x {h} x {w} x {c} has {} floats", x.len());
         let (out_h, out_w) = self.output_size(h, w);
         let len = n * out_h * out_w * self.out_channels;
-        assert_eq!(
-            y.len(),
-            len,
-            "an output of {n} x {out_h} x {out_w} x {}",
-            self.out_channels
-        );
+        assert_eq!(y.len(), len, "an output of {n} x {out_h} x {out_w} x {}", self.out_channels);
         if let Some(residual) = residual {
-            assert_eq!(
-                residual.len(),
-                len,
-                "a residual of {n} x {out_h} x {out_w} x {}",
-                self.out_channels
-            );
+            assert_eq!(residual.len(), len, "a residual of {n} x {out_h} x {out_w} x {}", self.out_channels);
         }
         let mut biases;
         let bias = match channel_bias {
@@ -234,44 +175,19 @@ impl Conv2d {
                 &*biases
             }
         };
-        let out = Output {
-            bias,
-            act,
-            residual,
-        };
+        let out = Output { bias, act, residual };
         let [top, left, ..] = self.padding;
         match &self.weights {
             Weights::Winograd(winograd) => {
-                let maps = Maps {
-                    n,
-                    h,
-                    w,
-                    top,
-                    left,
-                    out_h,
-                    out_w,
-                };
+                let maps = Maps { n, h, w, top, left, out_h, out_w };
                 winograd.forward(x, maps, &out, y);
             }
-            Weights::Gemm(packed)
-                if self.kernel == (1, 1) && self.stride == 1 && self.padding == [0; 4] =>
-            {
+            Weights::Gemm(packed) if self.kernel == (1, 1) && self.stride == 1 && self.padding == [0; 4] => {
                 gemm(&Strided { data: x, stride: c }, packed, n, h * w, &out, y);
             }
             Weights::Gemm(packed) => {
                 let (kernel, stride) = (self.kernel, self.stride);
-                let source = Patches {
-                    x,
-                    h,
-                    w,
-                    c,
-                    kernel,
-                    stride,
-                    top,
-                    left,
-                    out_h,
-                    out_w,
-                };
+                let source = Patches { x, h, w, c, kernel, stride, top, left, out_h, out_w };
                 gemm(&source, packed, n, out_h * out_w, &out, y);
             }
         }
@@ -281,11 +197,7 @@ impl Conv2d {
 impl std::fmt::Debug for Conv2d {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (kh, kw) = self.kernel;
-        write!(
-            f,
-            "Conv2d({} -> {}, {kh} x {kw}, stride {})",
-            self.in_channels, self.out_channels, self.stride
-        )
+        write!(f, "Conv2d({} -> {}, {kh} x {kw}, stride {})", self.in_channels, self.out_channels, self.stride)
     }
 }
 
@@ -310,23 +222,13 @@ unsafe impl RowSource for Patches<'_> {
         rows * padded(kc)
     }
 
-    unsafe fn block(
-        &self,
-        row: usize,
-        rows: usize,
-        k0: usize,
-        kc: usize,
-        scratch: *mut f32,
-    ) -> (*const f32, usize) {
+    unsafe fn block(&self, row: usize, rows: usize, k0: usize, kc: usize, scratch: *mut f32) -> (*const f32, usize) {
         let ld = padded(kc);
         for i in 0..rows {
             // SAFETY: the caller gave room for `rows` lines of `ld`.
             let line = unsafe { std::slice::from_raw_parts_mut(scratch.add(i * ld), kc) };
             let pixel = row + i;
-            let (image, pixel) = (
-                pixel / (self.out_h * self.out_w),
-                pixel % (self.out_h * self.out_w),
-            );
+            let (image, pixel) = (pixel / (self.out_h * self.out_w), pixel % (self.out_h * self.out_w));
             let (oy, ox) = (pixel / self.out_w, pixel % self.out_w);
             let mut at = 0;
             while at < kc {
@@ -334,14 +236,8 @@ unsafe impl RowSource for Patches<'_> {
                 let len = (self.c - channel).min(kc - at);
                 let part = &mut line[at..at + len];
                 // Coordinates in the padded map; those in the padding give zeros.
-                let (py, px) = (
-                    oy * self.stride + tap / self.kernel.1,
-                    ox * self.stride + tap % self.kernel.1,
-                );
-                let inside = py >= self.top
-                    && py < self.top + self.h
-                    && px >= self.left
-                    && px < self.left + self.w;
+                let (py, px) = (oy * self.stride + tap / self.kernel.1, ox * self.stride + tap % self.kernel.1);
+                let inside = py >= self.top && py < self.top + self.h && px >= self.left && px < self.left + self.w;
                 if inside {
                     let (iy, ix) = (py - self.top, px - self.left);
                     let from = ((image * self.h + iy) * self.w + ix) * self.c + channel;

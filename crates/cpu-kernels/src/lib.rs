@@ -26,15 +26,8 @@ mod winograd;
 
 pub use attention::{Rows, attention};
 pub use buffer::Buffer;
-<<<<<<< HEAD
-pub use conv::Conv2d;
-pub use elementwise::{activate, add, concat_channels, nchw_to_nhwc, nhwc_to_nchw, softmax, upsample_nearest, widen};
-=======
 pub use conv::{Conv2d, ConvAlgorithm};
-pub use elementwise::{
-    activate, add, concat_channels, nchw_to_nhwc, nhwc_to_nchw, softmax, upsample_nearest, widen,
-};
->>>>>>> 3b5905a (Convolve 3 x 3 at stride 1 by Winograd's minimal filtering)
+pub use elementwise::{activate, add, concat_channels, nchw_to_nhwc, nhwc_to_nchw, softmax, upsample_nearest, widen};
 pub use isa::{Isa, isa};
 pub use linear::Linear;
 pub use norm::{group_norm, layer_norm};

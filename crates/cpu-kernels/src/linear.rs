@@ -173,16 +173,7 @@ impl Linear {
 pub(crate) fn padded_bias(bias: Option<&[f32]>, outputs: usize, kernels: &Kernels) -> Buffer {
     let mut padded = Buffer::zeroed(outputs.next_multiple_of(kernels.panel()));
     if let Some(bias) = bias {
-<<<<<<< HEAD
-        assert_eq!(bias.len(), packed.n, "a bias for {} outputs has {} floats", packed.n, bias.len());
-=======
-        assert_eq!(
-            bias.len(),
-            outputs,
-            "a bias for {outputs} outputs has {} floats",
-            bias.len()
-        );
->>>>>>> 3b5905a (Convolve 3 x 3 at stride 1 by Winograd's minimal filtering)
+        assert_eq!(bias.len(), outputs, "a bias for {outputs} outputs has {} floats", bias.len());
         padded[..bias.len()].copy_from_slice(bias);
     }
     padded

@@ -44,13 +44,7 @@ pub(crate) struct Maps {
 
 impl Winograd {
     /// `weight` is `(co, ci, 3, 3)`, `tile` 4 or 6.
-    pub(crate) fn new(
-        kernels: &'static Kernels,
-        weight: Weight<'_>,
-        co: usize,
-        ci: usize,
-        tile: usize,
-    ) -> Self {
+    pub(crate) fn new(kernels: &'static Kernels, weight: Weight<'_>, co: usize, ci: usize, tile: usize) -> Self {
         let (width, elements) = (kernels.panel(), tile * tile);
         let panels = co.div_ceil(width);
         let mut u = Buffer::zeroed(elements * panels * ci * width);
@@ -68,24 +62,11 @@ impl Winograd {
                 // SAFETY: row i of panel p of every element is ours alone and within u.
                 unsafe {
                     let u = to.get().add((p * ci + i) * width);
-                    (kernels.winograd_weight)(
-                        tile,
-                        side_by_side.as_ptr(),
-                        width,
-                        u,
-                        panels * ci * width,
-                    );
+                    (kernels.winograd_weight)(tile, side_by_side.as_ptr(), width, u, panels * ci * width);
                 }
             }
         });
-        Self {
-            kernels,
-            tile,
-            ci,
-            co,
-            u,
-            zeros: Buffer::zeroed(ci),
-        }
+        Self { kernels, tile, ci, co, u, zeros: Buffer::zeroed(ci) }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -100,44 +81,26 @@ impl Winograd {
             return;
         }
         let side = self.tile - 2;
-        let grid = Grid {
-            rows: maps.out_h.div_ceil(side),
-            cols: maps.out_w.div_ceil(side),
-        };
+        let grid = Grid { rows: maps.out_h.div_ceil(side), cols: maps.out_w.div_ceil(side) };
         let tiles = maps.n * grid.rows * grid.cols;
         let panels = self.co.div_ceil(self.kernels.panel());
         let threads = rayon::current_num_threads();
         let (blocks, panel_tasks) = self.plan(tiles, threads);
         let tiles = Blocks::new(tiles, tiles.div_ceil(blocks));
-        let row_tasks = if threads == 1 {
-            1
-        } else {
-            tiles.count.min(4 * threads)
-        };
-        let call = Call {
-            layer: self,
-            x,
-            maps,
-            grid,
-            out,
-            y: Shared::new(y),
-        };
-        (0..row_tasks * panel_tasks)
-            .into_par_iter()
-            .for_each(|task| {
-                let share = |count: usize, tasks: usize, t: usize| {
-                    t * count / tasks..(t + 1) * count / tasks
-                };
-                let panels = share(panels, panel_tasks, task % panel_tasks);
-                let largest = tiles.largest();
-                let rows = |width: usize| self.tile * self.tile * largest * padded(width);
-                let mut v = scratch(rows(self.ci));
-                let mut m = scratch(rows(PANEL_GROUP.min(panels.len()) * self.kernels.panel()));
-                for block in share(tiles.count, row_tasks, task / panel_tasks) {
-                    // SAFETY: tasks have different tiles or different panels, so different parts of y.
-                    unsafe { call.block(tiles.range(block), panels.clone(), &mut v, &mut m) };
-                }
-            });
+        let row_tasks = if threads == 1 { 1 } else { tiles.count.min(4 * threads) };
+        let call = Call { layer: self, x, maps, grid, out, y: Shared::new(y) };
+        (0..row_tasks * panel_tasks).into_par_iter().for_each(|task| {
+            let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
+            let panels = share(panels, panel_tasks, task % panel_tasks);
+            let largest = tiles.largest();
+            let rows = |width: usize| self.tile * self.tile * largest * padded(width);
+            let mut v = scratch(rows(self.ci));
+            let mut m = scratch(rows(PANEL_GROUP.min(panels.len()) * self.kernels.panel()));
+            for block in share(tiles.count, row_tasks, task / panel_tasks) {
+                // SAFETY: tasks have different tiles or different panels, so different parts of y.
+                unsafe { call.block(tiles.range(block), panels.clone(), &mut v, &mut m) };
+            }
+        });
     }
 
     /// How many blocks to make of the tiles, and how many parts of the panels. The weights are read once for each block, so
@@ -145,11 +108,7 @@ impl Winograd {
     fn plan(&self, tiles: usize, threads: usize) -> (usize, usize) {
         let rows = self.kernels.rows[self.kernels.panel_vectors];
         // Measured: with few channels the transformed weights nearly fit in the second cache beside a small block.
-        let at_most = if self.ci <= SMALL_CHANNELS {
-            4 * rows
-        } else {
-            16 * rows
-        };
+        let at_most = if self.ci <= SMALL_CHANNELS { 4 * rows } else { 16 * rows };
         let blocks = tiles.div_ceil(at_most);
         let wanted = if threads <= 1 { 1 } else { 4 * threads };
         if blocks >= wanted {
@@ -157,12 +116,7 @@ impl Winograd {
         }
         let most = (tiles / (8 * rows)).max(1);
         let blocks = blocks.next_multiple_of(threads).min(most).max(blocks);
-        (
-            blocks,
-            wanted
-                .div_ceil(blocks)
-                .min(self.co.div_ceil(self.kernels.panel())),
-        )
+        (blocks, wanted.div_ceil(blocks).min(self.co.div_ceil(self.kernels.panel())))
     }
 }
 
@@ -184,19 +138,9 @@ struct Call<'a> {
 impl Call<'_> {
     /// # Safety
     /// Nobody else touches the channels of these panels in these tiles of y.
-    unsafe fn block(
-        &self,
-        tiles: Range<usize>,
-        panels: Range<usize>,
-        v: &mut Scratch,
-        m: &mut Scratch,
-    ) {
+    unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>, v: &mut Scratch, m: &mut Scratch) {
         let layer = self.layer;
-        let (kernels, width, elements) = (
-            layer.kernels,
-            layer.kernels.panel(),
-            layer.tile * layer.tile,
-        );
+        let (kernels, width, elements) = (layer.kernels, layer.kernels.panel(), layer.tile * layer.tile);
         let all_panels = layer.co.div_ceil(width);
         let ldv = padded(layer.ci);
         let v_stride = tiles.len() * ldv;
@@ -246,11 +190,7 @@ impl Call<'_> {
     fn place(&self, tile: usize) -> (usize, usize, usize) {
         let per_image = self.grid.rows * self.grid.cols;
         let within = tile % per_image;
-        (
-            tile / per_image,
-            within / self.grid.cols,
-            within % self.grid.cols,
-        )
+        (tile / per_image, within / self.grid.cols, within % self.grid.cols)
     }
 
     fn pixels(&self, tile: usize) -> [[*const f32; 6]; 6] {
@@ -284,11 +224,7 @@ impl Call<'_> {
         let (row, col) = (ty * side, tx * side);
         let at = ((image * maps.out_h + row) * maps.out_w + col) * layer.co + channel;
         let padded_co = layer.co.div_ceil(width) * width;
-        let bias = if self.out.bias.len() == padded_co {
-            0
-        } else {
-            image * padded_co
-        };
+        let bias = if self.out.bias.len() == padded_co { 0 } else { image * padded_co };
         let output = OutputTile {
             tile: layer.tile,
             m,
@@ -298,10 +234,7 @@ impl Call<'_> {
             act: self.out.act,
             // SAFETY: the tile's first pixel lies within y.
             y: unsafe { self.y.get().add(at) },
-            residual: self
-                .out
-                .residual
-                .map_or(std::ptr::null(), |r| r[at..].as_ptr()),
+            residual: self.out.residual.map_or(std::ptr::null(), |r| r[at..].as_ptr()),
             ld_row: maps.out_w * layer.co,
             ld_pixel: layer.co,
             rows: maps.out_h - row,

@@ -136,26 +136,8 @@ fn check_conv(isa: Isa, c: &Conv, algorithm: ConvAlgorithm, seed: usize, toleran
     let (x, w) = (random(c.n * c.h * c.w * c.ci, 1), random(c.co * c.ci * taps, 2));
     let (b, cb) = (random(c.co, 3), random(c.n * c.co, 4));
     let half: Vec<f16> = w.iter().map(|&w| f16::from_f32(w)).collect();
-<<<<<<< HEAD
     let weight = if seed % 3 == 1 { Weight::F16(&half) } else { Weight::F32(&w) };
-    let conv = Conv2d::new(weight, Some(&b), c.co, c.ci, c.kernel, c.stride, c.padding);
-=======
-    let weight = if seed % 3 == 1 {
-        Weight::F16(&half)
-    } else {
-        Weight::F32(&w)
-    };
-    let conv = Conv2d::with_algorithm(
-        weight,
-        Some(&b),
-        c.co,
-        c.ci,
-        c.kernel,
-        c.stride,
-        c.padding,
-        algorithm,
-    );
->>>>>>> 3b5905a (Convolve 3 x 3 at stride 1 by Winograd's minimal filtering)
+    let conv = Conv2d::with_algorithm(weight, Some(&b), c.co, c.ci, c.kernel, c.stride, c.padding, algorithm);
     let (oh, ow) = conv.output_size(c.h, c.w);
     let r = random(c.n * oh * ow * c.co, 5);
     let act = ACTIVATIONS[seed % 4];
@@ -169,26 +151,10 @@ fn check_conv(isa: Isa, c: &Conv, algorithm: ConvAlgorithm, seed: usize, toleran
         *v += channel_bias.map_or(0.0, |cb| f64::from(cb[image * c.co + i % c.co]));
         *v = naive::act(act, *v) + residual.map_or(0.0, |r| f64::from(r[i]));
     }
-<<<<<<< HEAD
     let Conv { n, h, w, ci, co, kernel, stride, padding } = c;
-    let what = format!("{isa:?} {n} x {h} x {w}, {ci} -> {co}, {kernel:?} stride {stride} padding {padding:?}");
-    check(&what, &y, &want, tolerance);
-=======
-    let Conv {
-        n,
-        h,
-        w,
-        ci,
-        co,
-        kernel,
-        stride,
-        padding,
-    } = c;
-    let what = format!(
-        "{isa:?} {n} x {h} x {w}, {ci} -> {co}, {kernel:?} stride {stride} padding {padding:?}, {algorithm:?}"
-    );
+    let what =
+        format!("{isa:?} {n} x {h} x {w}, {ci} -> {co}, {kernel:?} stride {stride} padding {padding:?}, {algorithm:?}");
     check(&what, &y, &want, tolerance)
->>>>>>> 3b5905a (Convolve 3 x 3 at stride 1 by Winograd's minimal filtering)
 }
 
 #[test]
@@ -198,33 +164,14 @@ fn conv2d_meets_the_formula() {
         for kernel in [(1, 1), (3, 3), (2, 3), (5, 1)] {
             for stride in [1, 2] {
                 for padding in [[0; 4], [1; 4], [0, 0, 1, 1], [2, 0, 1, 3]] {
-<<<<<<< HEAD
                     for (n, h, w, ci, co) in [(1, 5, 5, 3, 4), (2, 9, 7, 17, 33), (3, 6, 10, 40, 16), (1, 1, 1, 8, 8)] {
-                        check_conv(isa, &Conv { n, h, w, ci, co, kernel, stride, padding }, seed, TOLERANCE);
-=======
-                    for (n, h, w, ci, co) in [
-                        (1, 5, 5, 3, 4),
-                        (2, 9, 7, 17, 33),
-                        (3, 6, 10, 40, 16),
-                        (1, 1, 1, 8, 8),
-                    ] {
                         check_conv(
                             isa,
-                            &Conv {
-                                n,
-                                h,
-                                w,
-                                ci,
-                                co,
-                                kernel,
-                                stride,
-                                padding,
-                            },
+                            &Conv { n, h, w, ci, co, kernel, stride, padding },
                             ConvAlgorithm::Gemm,
                             seed,
                             TOLERANCE,
                         );
->>>>>>> 3b5905a (Convolve 3 x 3 at stride 1 by Winograd's minimal filtering)
                         seed += 1;
                     }
                 }
@@ -239,22 +186,8 @@ fn winograd_meets_the_formula_to_its_own_tolerance() {
         let mut seed = 0;
         let (kernel, stride) = ((3, 3), 1);
         for padding in [[1; 4], [0; 4], [0, 0, 1, 1], [2, 0, 1, 3]] {
-            for (n, h, w, ci, co) in [
-                (1, 3, 3, 1, 1),
-                (2, 8, 8, 17, 33),
-                (3, 6, 13, 40, 16),
-                (1, 33, 40, 20, 70),
-            ] {
-                let conv = Conv {
-                    n,
-                    h,
-                    w,
-                    ci,
-                    co,
-                    kernel,
-                    stride,
-                    padding,
-                };
+            for (n, h, w, ci, co) in [(1, 3, 3, 1, 1), (2, 8, 8, 17, 33), (3, 6, 13, 40, 16), (1, 33, 40, 20, 70)] {
+                let conv = Conv { n, h, w, ci, co, kernel, stride, padding };
                 check_conv(isa, &conv, ConvAlgorithm::Winograd2, seed, TOLERANCE);
                 check_conv(isa, &conv, ConvAlgorithm::Winograd4, seed, 5e-5);
                 check_conv(isa, &conv, ConvAlgorithm::Auto, seed, 5e-5);
@@ -267,16 +200,7 @@ fn winograd_meets_the_formula_to_its_own_tolerance() {
 #[test]
 fn winograd_stays_exact_over_many_channels() {
     let (kernel, stride, padding) = ((3, 3), 1, [1; 4]);
-    let conv = Conv {
-        n: 1,
-        h: 8,
-        w: 8,
-        ci: 1280,
-        co: 40,
-        kernel,
-        stride,
-        padding,
-    };
+    let conv = Conv { n: 1, h: 8, w: 8, ci: 1280, co: 40, kernel, stride, padding };
     for (algorithm, tolerance) in [
         (ConvAlgorithm::Gemm, 2.0 * TOLERANCE),
         (ConvAlgorithm::Winograd2, TOLERANCE),

@@ -107,15 +107,10 @@ pub(crate) struct Kernels {
     pub(crate) scale: unsafe fn(*const f32, f32, *mut f32, usize),
     pub(crate) layer_norm: unsafe fn(*const f32, usize, *const f32, *const f32, f32, *mut f32),
     pub(crate) channel_sums: unsafe fn(*const f32, usize, usize, *mut f32, *mut f32),
-<<<<<<< HEAD
-    pub(crate) affine: unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
-=======
     pub(crate) winograd_weight: unsafe fn(usize, *const f32, usize, *mut f32, usize),
     pub(crate) winograd_input: unsafe fn(&InputTile),
     pub(crate) winograd_output: unsafe fn(&OutputTile),
-    pub(crate) affine:
-        unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
->>>>>>> 3b5905a (Convolve 3 x 3 at stride 1 by Winograd's minimal filtering)
+    pub(crate) affine: unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
 }
 
 pub(crate) use rows::SoftmaxBlock;

@@ -70,13 +70,7 @@ pub(super) unsafe fn winograd_output<V: Vector>(t: &OutputTile) {
 /// # Safety
 /// As [`Vector`]; `width` is a multiple of LANES and the pointers are good for that.
 #[inline(always)]
-pub(super) unsafe fn winograd_weight<V: Vector>(
-    tile: usize,
-    g: *const f32,
-    width: usize,
-    u: *mut f32,
-    stride: usize,
-) {
+pub(super) unsafe fn winograd_weight<V: Vector>(tile: usize, g: *const f32, width: usize, u: *mut f32, stride: usize) {
     for at in (0..width).step_by(V::LANES) {
         // SAFETY: the caller's promise.
         unsafe {
@@ -162,22 +156,14 @@ unsafe fn output<V: Vector, const T: usize, const R: usize>(t: &OutputTile) {
 /// # Safety
 /// As [`winograd_weight`] for one register.
 #[inline(always)]
-unsafe fn weight<V: Vector, const T: usize>(
-    g: *const f32,
-    width: usize,
-    u: *mut f32,
-    stride: usize,
-) {
+unsafe fn weight<V: Vector, const T: usize>(g: *const f32, width: usize, u: *mut f32, stride: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut half = [[V::splat(0.0); 3]; T];
         for j in 0..3 {
             let column = [0, 1, 2].map(|i| (i * 3 + j) * width);
-            let column: [V; T] = kernel([
-                V::load(g.add(column[0])),
-                V::load(g.add(column[1])),
-                V::load(g.add(column[2])),
-            ]);
+            let column: [V; T] =
+                kernel([V::load(g.add(column[0])), V::load(g.add(column[1])), V::load(g.add(column[2]))]);
             for i in 0..T {
                 half[i][j] = column[i];
             }
@@ -257,9 +243,7 @@ unsafe fn kernel<V: Vector, const T: usize>(g: [V; 3]) -> [V; T] {
             out[0] = g[0].mul(V::splat(0.25));
             out[1] = even.add(g[1]).mul(V::splat(-1.0 / 6.0));
             out[2] = g[1].sub(even).mul(V::splat(1.0 / 6.0));
-            let even = g[0]
-                .mul(V::splat(1.0 / 24.0))
-                .add(g[2].mul(V::splat(1.0 / 6.0)));
+            let even = g[0].mul(V::splat(1.0 / 24.0)).add(g[2].mul(V::splat(1.0 / 6.0)));
             let odd = g[1].mul(V::splat(1.0 / 12.0));
             out[3] = even.add(odd);
             out[4] = even.sub(odd);
