@@ -16,6 +16,7 @@ mod cpu;
 mod device;
 mod functions;
 mod layers;
+pub(crate) mod memory;
 mod tensor;
 
 pub use buffer::Memory;

@@ -10,8 +10,9 @@ use super::{Event, Observer, Pipeline, tell};
 use crate::models::Autoencoder;
 use crate::models::{ClipTextConfig, ClipTextModel};
 use crate::models::{UNet2DConditionModel, UNetConfig};
-use crate::ops::Device;
+use crate::ops::{Device, memory};
 use crate::samplers::{SamplerKind, SchedulerConfig};
+use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// How a model is held.
@@ -131,7 +132,7 @@ impl Pipeline {
         let mut autoencoder = {
             let (source, device) = (source.clone(), device.clone());
             Part::new(keep, move || {
-                let weights = source.weights("vae", "diffusion_pytorch_model")?;
+                let weights = open(&source, "vae", "diffusion_pytorch_model")?;
                 let model = Autoencoder::load(&vae_config, "vae/config.json", &weights, &device)?;
                 warn_of_unused("vae", &weights);
                 Ok(model)
@@ -140,7 +141,7 @@ impl Pipeline {
         let mut unet = {
             let (source, device, config) = (source.clone(), device.clone(), unet_config.clone());
             Part::new(keep, move || {
-                let weights = source.weights("unet", "diffusion_pytorch_model")?;
+                let weights = open(&source, "unet", "diffusion_pytorch_model")?;
                 let model = UNet2DConditionModel::load(&config, &weights, &device)?;
                 warn_of_unused("unet", &weights);
                 Ok(model)
@@ -228,12 +229,20 @@ fn encoder(
     }
     let (source, device) = (source.clone(), device.clone());
     let model = Part::new(keep, move || {
-        let weights = source.weights(folder, "model")?;
+        let weights = open(&source, folder, "model")?;
         let model = ClipTextModel::load(&config, &weights, &device)?;
         warn_of_unused(folder, &weights);
         Ok(model)
     });
     Ok(Encoder { tokenizer, model, layers })
+}
+
+/// Opens the weights of one network and refuses those that do not fit into memory: they are packed as they are read, so
+/// that they take as much again as the files have.
+fn open(source: &ModelSource, folder: &str, stem: &str) -> Result<Weights> {
+    let weights = source.weights(folder, stem)?;
+    memory::ensure(weights.bytes())?;
+    Ok(weights)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(source: &ModelSource, name: &str) -> Result<T> {
@@ -251,7 +260,7 @@ fn unsupported(config: &str, field: &str, value: &str, hint: &str) -> Error {
     }
 }
 
-fn warn_of_unused(part: &str, weights: &crate::weights::Weights) {
+fn warn_of_unused(part: &str, weights: &Weights) {
     for name in weights.unused() {
         tracing::warn!(part, tensor = name, "the file has a tensor that the config has no place for; it is not used");
     }

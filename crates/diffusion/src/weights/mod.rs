@@ -105,6 +105,11 @@ impl Weights {
         Ok(Self { opened: Arc::new(Opened { label, files, tensors }), prefix: String::new() })
     }
 
+    /// Bytes of all tensors of the opened files.
+    pub fn bytes(&self) -> u64 {
+        self.opened.tensors.values().map(|tensor| (tensor.entry.end - tensor.entry.begin) as u64).sum()
+    }
+
     /// The part below: `weights.pp("down_blocks").pp(0)` is where the names start with `down_blocks.0.`.
     pub fn pp(&self, part: impl Display) -> Self {
         let prefix = if self.prefix.is_empty() { part.to_string() } else { format!("{}.{part}", self.prefix) };
