@@ -1,5 +1,5 @@
 //! Memory for activations that is used again, so that a denoising loop stops asking the system for pages after its
-//! first step.
+//! first steps.
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};

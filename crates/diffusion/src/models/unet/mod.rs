@@ -272,10 +272,8 @@ impl AddEmbedding {
     fn forward(&self, text_time: TextTime<'_>, batch: usize, device: &Device) -> Result<Tensor> {
         let TextTime { pooled, time_ids } = text_time;
         let found = pooled.len() + time_ids.len() * self.time_proj.channels;
-        if found != batch * self.input_dim
-            || !pooled.len().is_multiple_of(batch)
-            || !time_ids.len().is_multiple_of(batch)
-        {
+        let rows = [pooled.len(), time_ids.len()];
+        if found != batch * self.input_dim || rows.iter().any(|&len| len == 0 || !len.is_multiple_of(batch)) {
             let reason = format!(
                 "makes {found} numbers of pooled text and sizes, but the U-Net takes {} x {}",
                 batch, self.input_dim
