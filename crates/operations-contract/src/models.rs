@@ -53,11 +53,16 @@ pub const WELL_KNOWN_MODELS: &[WellKnownModel] = &[
     },
     WellKnownModel {
         name: "sdxl-turbo",
-        aliases: &["turbo"],
+        aliases: &[],
         repository: Some("stabilityai/sdxl-turbo"),
+        sd_version: None,
+    },
+    WellKnownModel {
+        name: "sd-turbo",
+        aliases: &["turbo"],
+        repository: Some("stabilityai/sd-turbo"),
         sd_version: Some("turbo"),
     },
-    WellKnownModel { name: "sd-turbo", aliases: &[], repository: Some("stabilityai/sd-turbo"), sd_version: None },
 ];
 
 /// The well-known model that `name` means: a short name, an alias or a repository, in any case.
