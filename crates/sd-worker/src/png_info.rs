@@ -115,7 +115,21 @@ fn schedule_name(schedule: Schedule) -> &'static str {
 
 /// As the web UI's `quote`: a value that would end its field early becomes a JSON string.
 fn quote(value: &str) -> String {
-    if value.contains([',', '\n', ':']) { serde_json::Value::from(value).to_string() } else { value.to_owned() }
+    if !value.contains([',', '\n', ':']) {
+        return value.to_owned();
+    }
+    let mut quoted = String::from("\"");
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\0'..' ' => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => quoted.push(c),
+        }
+    }
+    quoted + "\""
 }
 
 /// A PNG file of an RGB picture that carries `parameters`: as `tEXt` where the text is Latin-1, else as `iTXt`, as Pillow does.
