@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
-use operations_contract::{Base64Bytes, ErrorCode, IMAGE_BYTES, Operation};
+use operations_contract::{Base64Bytes, ErrorCode, IMAGE_BYTES, ImageTransformRequest, Operation, Request as _};
 use serde_json::{Value, json};
 
 /// A picture of one colour.
@@ -189,8 +189,8 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 #[test]
 fn an_image_that_is_too_large_is_413() {
-    let operation = transform(json!({"init_image": base64(&vec![0; IMAGE_BYTES + 1])}));
-    let error = Operation::from_value(operation, |_| true).unwrap().validate().unwrap_err();
+    let init_image = Base64Bytes::from(vec![0; IMAGE_BYTES + 1]);
+    let error = ImageTransformRequest { init_image, ..Default::default() }.validate().unwrap_err();
     assert_eq!((error.code, error.status()), (ErrorCode::PayloadTooLarge, 413));
     assert_eq!(error.message, "init_image may have at most 33554432 bytes, got 33554433");
 }
