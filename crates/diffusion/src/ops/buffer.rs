@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::memory;
 use crate::{Error, Result};
 
 /// What the activations of a device take, in bytes.
@@ -114,25 +115,23 @@ impl Drop for Buffer {
     }
 }
 
+/// From this size on the system is asked first whether it has the memory.
+const LARGE: u64 = 16 << 20;
+
 fn allocate(len: usize) -> Result<Vec<f32>> {
+    let needed = bytes(len);
+    if needed >= LARGE {
+        memory::ensure(needed)?;
+    }
     let mut data = Vec::new();
-    data.try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory { needed: bytes(len), available: available_memory() })?;
+    let refused = |_| Error::OutOfMemory { needed, available: memory::available().unwrap_or(0) };
+    data.try_reserve_exact(len).map_err(refused)?;
     data.resize(len, 0.0);
     Ok(data)
 }
 
 fn bytes(floats: usize) -> u64 {
     (floats as u64) * size_of::<f32>() as u64
-}
-
-/// Bytes that the system could still give out; 0 where it does not tell.
-fn available_memory() -> u64 {
-    let kibibytes = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()
-    });
-    kibibytes.unwrap_or(0) * 1024
 }
 
 #[cfg(test)]
