@@ -92,7 +92,8 @@ pub fn create_router(state: AppState, access: &Access) -> Router {
 ///
 /// # Errors
 /// `unsupported_operation` for what an image worker does not serve, and what its three operations say.
-pub fn create_job(state: &AppState, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+pub fn create_job(state: &AppState, mut operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+    operation.fill_seed(rand::random);
     match SdWorkerOperation::try_from(operation)? {
         SdWorkerOperation::ImageGeneration(request) => execute_image_generation(state, request),
         SdWorkerOperation::ImageTransform(request) => execute_image_transform(state, request),

@@ -35,7 +35,7 @@ impl InferencePipeline {
     ) -> Result<Outcome, ApiError> {
         let config = SamplingConfig::new(operation, self.pipeline.info())?;
         let (settings, ..) = parts(operation);
-        let first_seed = settings.seed.unwrap_or_else(rand::random);
+        let first_seed = settings.seed.unwrap_or_default();
         let mut request = Request {
             prompt: settings.prompt.clone(),
             negative_prompt: settings.negative_prompt.clone(),
