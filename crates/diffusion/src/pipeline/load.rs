@@ -65,6 +65,8 @@ struct ModelIndex {
     text_encoder: Value,
     #[serde(default)]
     text_encoder_2: Value,
+    #[serde(default)]
+    scheduler: Value,
 }
 
 /// Whether `model_index.json` names a class for this part; an absent one is `[null, null]`.
@@ -127,7 +129,12 @@ impl Pipeline {
         }
         let unet_config = UNetConfig::parse(&source.required_text("unet/config.json")?, "unet/config.json")?;
         let vae_config = source.required_text("vae/config.json")?;
-        let scheduler = SchedulerConfig::parse(&source.required_text("scheduler/scheduler_config.json")?)?;
+        let scheduler = source.required_text("scheduler/scheduler_config.json")?;
+        // Where both files name a class, diffusers takes that of model_index.json.
+        let scheduler = match index.scheduler.get(1).and_then(Value::as_str) {
+            Some(class) => SchedulerConfig::parse_as(class, &scheduler)?,
+            None => SchedulerConfig::parse(&scheduler)?,
+        };
 
         let mut autoencoder = {
             let (source, device) = (source.clone(), device.clone());

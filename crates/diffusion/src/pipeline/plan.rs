@@ -55,7 +55,12 @@ impl ModelInfo {
                 self.name
             )));
         }
-        let config = self.scheduler.with(sampling.scheduler, sampling.schedule)?;
+        let loaded = if self.class.starts_with("StableDiffusion") && !self.xl {
+            self.scheduler.clone().loaded_by_stable_diffusion(sampling.masked)
+        } else {
+            self.scheduler.clone()
+        };
+        let config = loaded.with(sampling.scheduler, sampling.schedule)?;
         let sampler = Sampler::new(&config, sampling.steps)?;
         let strength = sampling.strength.unwrap_or(1.0);
         let run = ((sampling.steps as f64 * strength) as usize).min(sampling.steps);
