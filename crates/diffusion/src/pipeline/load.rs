@@ -130,10 +130,10 @@ impl Pipeline {
         let unet_config = UNetConfig::parse(&source.required_text("unet/config.json")?, "unet/config.json")?;
         let vae_config = source.required_text("vae/config.json")?;
         let scheduler = source.required_text("scheduler/scheduler_config.json")?;
-        // Where both files name a class, diffusers takes that of model_index.json.
-        let scheduler = match index.scheduler.get(1).and_then(Value::as_str) {
-            Some(class) => SchedulerConfig::parse_as(class, &scheduler)?,
-            None => SchedulerConfig::parse(&scheduler)?,
+        // An old file may leave its class to model_index.json.
+        let scheduler = match (scheduler.contains("_class_name"), index.scheduler.get(1).and_then(Value::as_str)) {
+            (false, Some(class)) => SchedulerConfig::parse_as(class, &scheduler)?,
+            _ => SchedulerConfig::parse(&scheduler)?,
         };
 
         let mut autoencoder = {
