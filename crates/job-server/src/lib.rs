@@ -6,6 +6,7 @@
 //! the log at his own pace and cannot hold the writer up.
 
 mod access;
+pub mod client;
 mod clock;
 mod failure;
 mod handle;
