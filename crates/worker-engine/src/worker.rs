@@ -43,10 +43,18 @@ pub async fn serve_worker<R: Send + 'static>(
         pid: std::process::id(),
         device: identity.device.clone(),
     };
+    let spawned = args.parent_pid.is_some();
     let (callback_url, api_key) = (args.callback_url.clone(), args.listen.api_key.clone());
     let telling = tokio::spawn(async move {
-        if queue.settled().await != EngineStatus::Ready {
-            return;
+        match queue.settled().await {
+            EngineStatus::Ready => {}
+            // Alone, a worker stays to say what is wrong with its model. A hive reads that in its log, and would wait
+            // for a callback that never comes.
+            EngineStatus::Failed(error) if spawned => {
+                tracing::error!("{error}");
+                std::process::exit(1);
+            }
+            EngineStatus::Loading | EngineStatus::Failed(_) | EngineStatus::Stopped => return,
         }
         tracing::info!("{} serves {} on {}", ready.worker_id, ready.model, ready.device);
         if let Some(callback_url) = callback_url {
