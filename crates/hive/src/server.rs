@@ -1,0 +1,207 @@
+use crate::hive::{Hive, HiveConfig};
+use crate::{DataDir, HiveError, Programs, job_router};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use job_server::{Access, Failure, JobRegistry, JobServer, ListenArgs, Port, RegistryLimits, router_with};
+use operations_contract::{
+    ApiError, HIVE_PORT, HiveOperation, Info, JobResponse, Operation, OperationKind, Readiness, Validated, WorkerReady,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Jobs of a hive are quick; a crowd of them is a mistake.
+const JOBS: usize = 256;
+
+/// What a hive can be told, alone or inside a queen.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct HiveOptions {
+    /// Id by which requests may name this hive, beside `localhost` (default: hive-HOSTNAME).
+    #[arg(long, env = "RBEE_HIVE_ID", value_name = "ID")]
+    pub hive_id: Option<String>,
+    /// Stop workers that had nothing to do for so long, like 90s, 10m or 2h (default: never).
+    #[arg(long, env = "RBEE_IDLE_TIMEOUT", value_name = "TIME", value_parser = duration)]
+    pub idle_timeout: Option<Duration>,
+    /// Folder for logs and what else outlives a process (default: rbee in the XDG data folder, ~/.local/share/rbee).
+    #[arg(long, env = "RBEE_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Starts and watches the workers of this machine.
+///
+/// A queen has a hive inside: this daemon alone is for machines that only lend their devices.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct HiveArgs {
+    /// Where it listens: port 7835 unless told otherwise.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// How it behaves.
+    #[command(flatten)]
+    pub options: HiveOptions,
+}
+
+impl HiveOptions {
+    /// The hive's configuration, with its folder made.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`].
+    pub fn config(&self, programs: Programs) -> Result<HiveConfig, HiveError> {
+        Ok(HiveConfig {
+            id: self.hive_id.clone().unwrap_or_else(default_id),
+            data_dir: DataDir::open(self.data_dir.as_deref())?,
+            programs,
+            idle_timeout: self.idle_timeout,
+        })
+    }
+}
+
+/// Runs the daemon `rbee-hive` until it is told to stop.
+///
+/// # Errors
+/// It cannot listen, or its folder cannot be written to.
+pub async fn run(args: HiveArgs, programs: Programs) -> anyhow::Result<()> {
+    let hive = Hive::new(args.options.config(programs)?)?;
+    let (listener, access) = args.listen.listen(Port::Exactly(HIVE_PORT)).await?;
+    let address = listener.local_addr()?;
+    hive.set_callback_url(local_url(address));
+    let server = HiveServer::new(hive.clone());
+    tracing::info!("rbee-hive {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
+    let app = server.router(&access);
+    let served = job_server::serve(listener, app, server.registry().clone(), job_server::stop_signal()).await;
+    hive.stop().await;
+    Ok(served?)
+}
+
+/// How this machine's own processes reach a server: one that listens on every address is asked on loopback.
+pub fn local_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+/// A hive behind the routes that every server has.
+#[derive(Debug, Clone)]
+pub struct HiveServer {
+    hive: Hive,
+    registry: JobRegistry,
+}
+
+impl HiveServer {
+    /// A server for `hive`, without jobs.
+    pub fn new(hive: Hive) -> Self {
+        Self { hive, registry: JobRegistry::new(RegistryLimits::in_memory(JOBS)) }
+    }
+
+    /// The routes of all servers, and the one by which workers call back.
+    pub fn router(&self, access: &Access) -> Router {
+        let ready = Router::new().route("/v1/workers/ready", post(worker_ready)).with_state(self.hive.clone());
+        router_with(self.clone(), access, ready)
+    }
+}
+
+async fn worker_ready(State(hive): State<Hive>, body: axum::body::Bytes) -> Result<StatusCode, Failure> {
+    let word: WorkerReady = serde_json::from_slice(&body).map_err(|error| ApiError::malformed(error.to_string()))?;
+    hive.register(word).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl JobServer for HiveServer {
+    fn serves(&self, kind: OperationKind) -> bool {
+        job_router::serves(kind)
+    }
+
+    fn registry(&self) -> &JobRegistry {
+        &self.registry
+    }
+
+    async fn create_job(&self, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+        let kind = operation.kind();
+        let operation = HiveOperation::try_from(operation)?;
+        let admitted = self.hive.admit(&operation)?;
+        let job = self.registry.create_job(kind)?;
+        let response = job.response();
+        let hive = self.hive.clone();
+        tokio::spawn(async move { hive.execute(admitted, job).await });
+        Ok(response)
+    }
+
+    fn info(&self) -> Info {
+        info("rbee-hive", |kind| self.serves(kind))
+    }
+
+    fn ready(&self) -> Readiness {
+        Readiness { ready: true, reason: None }
+    }
+}
+
+/// What a daemon without a model says about itself.
+pub fn info(server: &str, serves: impl Fn(OperationKind) -> bool) -> Info {
+    let operations = OperationKind::ALL.iter().filter(|kind| serves(**kind)).map(|kind| kind.name().to_owned());
+    Info {
+        server: server.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        worker_id: None,
+        device: None,
+        threads: None,
+        model: None,
+        memory: None,
+        operations: operations.collect(),
+    }
+}
+
+fn default_id() -> String {
+    #[cfg(unix)]
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    let host = std::env::var("COMPUTERNAME").unwrap_or_default();
+    let plain = |char: char| if char.is_ascii_alphanumeric() || char == '-' { char.to_ascii_lowercase() } else { '-' };
+    format!("hive-{}", host.split('.').next().unwrap_or_default().chars().map(plain).collect::<String>())
+}
+
+/// `90s`, `10m`, `2h`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
+    let seconds = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "ms" => 0.001,
+        unit => return Err(format!("{unit:?} is no unit of time; give 90s, 10m or 2h")),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("{text:?} is no time; give 90s, 10m or 2h"))?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(format!("{text:?} is no time above zero")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_and_without_unit() {
+        let check = |text: &str, millis: u64| assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        check("90", 90_000);
+        check("90s", 90_000);
+        check("1.5m", 90_000);
+        check("2h", 7_200_000);
+        check("250ms", 250);
+        for wrong in ["", "s", "-1s", "0", "10d", "1e99h"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn workers_call_back_on_loopback() {
+        assert_eq!(local_url("0.0.0.0:7835".parse().unwrap()), "http://127.0.0.1:7835");
+        assert_eq!(local_url("[::]:7835".parse().unwrap()), "http://[::1]:7835");
+        assert_eq!(local_url("192.168.0.2:1".parse().unwrap()), "http://192.168.0.2:1");
+    }
+}

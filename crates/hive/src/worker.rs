@@ -1,0 +1,257 @@
+use crate::Model;
+use operations_contract::WorkerKind;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{Notify, watch};
+
+/// What a worker is to be started with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerSpec {
+    /// The model that it loads.
+    pub model: Model,
+    /// What it computes with.
+    pub kind: WorkerKind,
+    /// Which of the devices of that kind.
+    pub device: u32,
+    /// Its port; absent: the first free one, which it finds itself.
+    pub port: Option<u16>,
+    /// More flags, each with its value where it has one.
+    pub flags: Vec<String>,
+}
+
+impl WorkerSpec {
+    /// A worker on the CPU.
+    pub fn for_model(model: Model) -> Self {
+        Self { model, kind: WorkerKind::Cpu, device: 0, port: None, flags: Vec::new() }
+    }
+}
+
+/// Where a worker stands.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    Starting,
+    Ready(Served),
+    Ended(Arc<End>),
+}
+
+/// What a ready worker told about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Served {
+    pub(crate) url: String,
+    pub(crate) model: String,
+    pub(crate) device: String,
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// How its process ended, in words.
+    pub how: String,
+    /// Its last words, from its log.
+    pub last_words: String,
+    /// Whether it was asked to.
+    pub asked: bool,
+    /// Whether it ended by its own decision (`exit`), not by a signal.
+    pub exited: bool,
+}
+
+impl End {
+    pub(crate) fn of_process(status: std::io::Result<ExitStatus>, asked: bool, last_words: String) -> Self {
+        let (how, exited) = match status {
+            Ok(status) => (describe(status), status.code().is_some()),
+            Err(error) => (format!("it could not be waited for: {error}"), false),
+        };
+        Self { how, last_words, asked, exited }
+    }
+
+    /// How it ended and what it said last.
+    pub fn reason(&self) -> String {
+        if self.last_words.is_empty() { self.how.clone() } else { format!("{}: {}", self.how, self.last_words) }
+    }
+}
+
+#[cfg(unix)]
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("it ended with exit code {code}"),
+        (None, Some(9)) => "it was killed by signal 9 (SIGKILL; the system does that when memory runs out)".to_owned(),
+        (None, Some(signal)) => format!("it was killed by signal {signal}"),
+        (None, None) => "it ended".to_owned(),
+    }
+}
+
+#[cfg(not(unix))]
+fn describe(status: ExitStatus) -> String {
+    status.to_string()
+}
+
+/// One worker process that the hive knows.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) id: String,
+    /// Asked for when it was spawned here; what it reported when it was started by hand.
+    pub(crate) model: String,
+    pub(crate) kind: Option<WorkerKind>,
+    pub(crate) spawned: bool,
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) started: SystemTime,
+    /// 0 while there is no process yet.
+    pub(crate) pid: AtomicU32,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) stop: Notify,
+    in_use: AtomicUsize,
+    last_used: Mutex<Instant>,
+}
+
+impl Worker {
+    pub(crate) fn new(id: String, model: String, kind: Option<WorkerKind>, log: Option<PathBuf>, phase: Phase) -> Self {
+        Self {
+            id,
+            model,
+            kind,
+            spawned: log.is_some(),
+            log,
+            started: SystemTime::now(),
+            pid: AtomicU32::new(0),
+            phase: watch::Sender::new(phase),
+            stop: Notify::new(),
+            in_use: AtomicUsize::new(0),
+            last_used: Mutex::new(Instant::now()),
+        }
+    }
+
+    pub(crate) fn served(&self) -> Option<Served> {
+        match &*self.phase.borrow() {
+            Phase::Ready(served) => Some(served.clone()),
+            Phase::Starting | Phase::Ended(_) => None,
+        }
+    }
+
+    pub(crate) fn end(&self) -> Option<Arc<End>> {
+        match &*self.phase.borrow() {
+            Phase::Ended(end) => Some(end.clone()),
+            Phase::Starting | Phase::Ready(_) => None,
+        }
+    }
+
+    /// When it last had work; `None` while it has some.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let last_used = *self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.in_use.load(Ordering::Acquire) == 0).then_some(last_used)
+    }
+
+    pub(crate) fn status(&self) -> WorkerStatus {
+        let phase = self.phase.borrow().clone();
+        let (state, served) = match phase {
+            Phase::Starting => ("starting", None),
+            Phase::Ready(served) => {
+                (if self.in_use.load(Ordering::Acquire) > 0 { "busy" } else { "idle" }, Some(served))
+            }
+            Phase::Ended(_) => ("ended", None),
+        };
+        let device = served.as_ref().map(|served| served.device.clone());
+        WorkerStatus {
+            worker_id: self.id.clone(),
+            model: self.model.clone(),
+            state,
+            pid: Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid != 0),
+            url: served.map(|served| served.url),
+            device: device.or_else(|| self.kind.map(|kind| kind.as_str().to_owned())),
+            spawned: self.spawned,
+            started_ms: self.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            log: self.log.clone(),
+        }
+    }
+}
+
+/// A worker, as `status` and `worker_process_list` tell it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WorkerStatus {
+    /// Its id.
+    pub worker_id: String,
+    /// Its model.
+    pub model: String,
+    /// `starting`, `idle`, `busy` or `ended`.
+    pub state: &'static str,
+    /// Its process id, once there is a process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Where it listens, once it can serve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What it computes with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Whether this hive started it; otherwise somebody did by hand.
+    pub spawned: bool,
+    /// When it was started, in milliseconds since 1970 UTC.
+    pub started_ms: u64,
+    /// Its log, where this hive started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+}
+
+/// A worker that can serve.
+#[derive(Debug, Clone)]
+pub struct WorkerHandle {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) served: Served,
+}
+
+impl WorkerHandle {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.worker.id
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.served.url
+    }
+
+    /// The model that it says it has loaded.
+    pub fn model(&self) -> &str {
+        &self.served.model
+    }
+
+    /// Its log, where this hive started it.
+    pub fn log(&self) -> Option<&std::path::Path> {
+        self.worker.log.as_deref()
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) -> Arc<End> {
+        let mut phase = self.worker.phase.subscribe();
+        loop {
+            if let Some(end) = self.worker.end() {
+                return end;
+            }
+            // The sender lives in the worker, which this handle keeps.
+            if phase.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Keeps it from being unloaded as idle.
+    pub fn in_use(&self) -> InUse {
+        self.worker.in_use.fetch_add(1, Ordering::AcqRel);
+        InUse(self.worker.clone())
+    }
+}
+
+/// While this lives, its worker is not idle.
+#[derive(Debug)]
+pub struct InUse(Arc<Worker>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        *self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.in_use.fetch_sub(1, Ordering::AcqRel);
+    }
+}
