@@ -1,0 +1,86 @@
+use crate::record::{QueenLock, QueenRecord};
+use crate::server::{Addresses, QueenServer};
+use job_server::{CancellationToken, JobServer as _, ListenArgs, Port};
+use operations_contract::{HIVE_PORT, QUEEN_JOBS, QUEEN_PORT};
+use rbee_hive::{Hive, HiveOptions, HiveServer, Programs, local_url};
+use tokio::net::TcpListener;
+
+/// Takes jobs from clients, gives them to workers, and streams what happens.
+///
+/// A hive is inside: on one machine nothing else is needed.
+#[derive(Debug, Clone, clap::Args)]
+pub struct QueenArgs {
+    /// Where she listens: port 7833 unless told otherwise.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Port of the hive inside, always on loopback (default: 7835, or any free one where that is taken).
+    #[arg(long, env = "RBEE_HIVE_PORT", value_name = "PORT")]
+    pub hive_port: Option<u16>,
+    /// Jobs that may wait and run at once; more are refused with 429.
+    #[arg(long, env = "RBEE_MAX_JOBS", default_value_t = QUEEN_JOBS, value_name = "N")]
+    pub max_jobs: usize,
+    /// How the hive inside behaves.
+    #[command(flatten)]
+    pub hive: HiveOptions,
+}
+
+impl Default for QueenArgs {
+    fn default() -> Self {
+        Self { listen: ListenArgs::default(), hive_port: None, max_jobs: QUEEN_JOBS, hive: HiveOptions::default() }
+    }
+}
+
+/// Runs the daemon `queen-rbee` until it is told to stop.
+///
+/// # Errors
+/// Another queen has the data folder, it cannot listen, or the folder cannot be written to.
+pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
+    let config = args.hive.config(programs)?;
+    let lock = QueenLock::take(config.data_dir.path())?;
+    let hive = Hive::new(config)?;
+    let (listener, access) = args.listen.listen(Port::Exactly(QUEEN_PORT)).await?;
+    let (hive_listener, hive_access) = hive_listener(args.hive_port).await?;
+    let addresses =
+        Addresses { queen: local_url(listener.local_addr()?), hive: local_url(hive_listener.local_addr()?) };
+    hive.set_callback_url(addresses.hive.clone());
+    let version = env!("CARGO_PKG_VERSION");
+    lock.write(&QueenRecord { pid: std::process::id(), url: addresses.queen.clone(), version: version.to_owned() })?;
+    tracing::info!("queen-rbee {version} listens on {}, the hive inside on {}", addresses.queen, addresses.hive);
+
+    let queen = QueenServer::new(hive.clone(), args.max_jobs, addresses);
+    let hive_server = HiveServer::new(hive.clone());
+    let stop_hive = CancellationToken::new();
+    let hive_serving = tokio::spawn(job_server::serve(
+        hive_listener,
+        hive_server.router(&hive_access),
+        hive_server.registry().clone(),
+        stop_hive.clone().cancelled_owned(),
+    ));
+    let registry = queen.registry().clone();
+    let served = job_server::serve(listener, queen.router(&access), registry, job_server::stop_signal()).await;
+    hive.stop().await;
+    stop_hive.cancel();
+    hive_serving.await??;
+    drop(lock);
+    tracing::info!("stopped");
+    Ok(served?)
+}
+
+/// Only this machine's own workers call the hive inside, so that it needs neither another address nor a key.
+async fn hive_listener(port: Option<u16>) -> anyhow::Result<(TcpListener, job_server::Access)> {
+    let listen = |port| {
+        let args = ListenArgs { port: Some(port), ..ListenArgs::default() };
+        async move { args.listen(Port::Exactly(port)).await }
+    };
+    if let Some(port) = port {
+        return Ok(listen(port).await?);
+    }
+    match listen(HIVE_PORT).await {
+        Ok(listener) => Ok(listener),
+        Err(error) => {
+            let other = listen(0).await?;
+            tracing::warn!("{error}; the hive inside takes {} instead", other.0.local_addr()?);
+            Ok(other)
+        }
+    }
+}
