@@ -1,0 +1,7 @@
+//! The program `rbee`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rbee_keeper::main()
+}
