@@ -1,1 +1,0 @@
-//! Real processes over real sockets: what the tests in `tests/` share.
