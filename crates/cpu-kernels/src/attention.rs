@@ -1,15 +1,20 @@
 //! Scaled dot-product attention without a score matrix in memory (Dao et al., arXiv:2205.14135).
+//!
+//! Everything is computed transposed, queries across the lanes: scores are `K Q^T`, so that keys are read where they lie and the
+//! softmax over keys needs no sums across lanes, and the result is `V^T P`, whose tiles are full for every head dimension.
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::buffer::{Shared, scratch};
-use crate::gemm::{Blocks, Strip, padded};
+use crate::gemm::{SMALL_WORK, Strip, share_out};
 use crate::isa;
 use crate::simd::{Kernels, SoftmaxBlock};
 
-/// Keys whose scores are held at once.
-const KEY_BLOCK: usize = 256;
+/// Keys whose scores are held at once: with a panel of queries they lie in the first cache.
+const KEY_BLOCK: usize = 128;
 /// Queries that go through the keys together.
-const QUERY_BLOCK: usize = 56;
+const QUERY_BLOCK: usize = 64;
 
 /// Rows of a matrix that may lie apart: row r begins at `data[r * stride]`. Queries, keys and values that were projected by one
 /// product share its rows, each at an offset of its own.
@@ -73,8 +78,7 @@ pub fn attention(
     q.check("query", batch * q_len, width);
     k.check("key", batch * kv_len, width);
     v.check("value", batch * kv_len, width);
-    let kernels = isa::kernels();
-    let shape = Shape { kernels, q_len, kv_len, head_dim, causal };
+    let shape = Shape { kernels: isa::kernels(), q_len, kv_len, head_dim, causal };
     // Powers of two instead of e: the change of base goes into the scale.
     let scale = scale * std::f32::consts::LOG2_E;
 
@@ -82,23 +86,25 @@ pub fn attention(
     packed.par_chunks_mut(shape.packed_len()).enumerate().for_each(|(i, packed)| {
         shape.pack(k, v, i / heads, i % heads, packed);
     });
-    let blocks = Blocks::new(q_len, QUERY_BLOCK);
+    let blocks = q_len.div_ceil(QUERY_BLOCK);
     let y = Shared::new(out);
-    (0..batch * heads * blocks.count).into_par_iter().for_each(|task| {
-        let (pair, block) = (task / blocks.count, blocks.range(task % blocks.count));
+    let tasks = batch * heads * blocks;
+    let one = |task: usize| {
+        let (pair, first) = (task / blocks, task % blocks * QUERY_BLOCK);
+        let block = first..q_len.min(first + QUERY_BLOCK);
         let packed = &packed[pair * shape.packed_len()..][..shape.packed_len()];
         let (batch, head) = (pair / heads, pair % heads);
-        let mut work = scratch(shape.work_len(block.len()));
-        let out = shape.query_block(q, batch, head, block.clone(), scale, packed, &mut work);
-        let ld = shape.value_width();
-        for (i, row) in block.enumerate() {
-            // SAFETY: each task writes the columns of its head in rows of its own.
-            let to = unsafe {
-                std::slice::from_raw_parts_mut(y.get().add((batch * q_len + row) * width + head * head_dim), head_dim)
-            };
-            to.copy_from_slice(&out[i * ld..][..head_dim]);
-        }
-    });
+        let mut work = scratch(shape.work_len());
+        shape.query_block(q, batch, head, block.clone(), scale, packed, &mut work);
+        let at = (batch * q_len + block.start) * width + head * head_dim;
+        // SAFETY: each task writes the columns of its head in rows of its own.
+        unsafe { shape.write(&work, block.len(), y.get().add(at), width) };
+    };
+    if batch * q_len * kv_len * width < SMALL_WORK {
+        (0..tasks).for_each(one);
+    } else {
+        share_out(tasks, one);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -110,158 +116,164 @@ struct Shape {
     causal: bool,
 }
 
+/// What one panel of queries has in the working memory, each a number of rows of `panel` floats.
+struct Panel<'w> {
+    /// `head_dim` rows.
+    queries: &'w mut [f32],
+    /// `head_dim` rows.
+    out: &'w mut [f32],
+    /// One row each.
+    largest: &'w mut [f32],
+    sums: &'w mut [f32],
+}
+
 impl Shape {
-    /// Floats in a row of packed values: whole registers.
-    fn value_width(&self) -> usize {
-        self.head_dim.next_multiple_of(self.kernels.lanes)
+    fn keys_len(&self) -> usize {
+        (self.kv_len * self.head_dim).next_multiple_of(16)
     }
 
-    fn keys_len(&self) -> usize {
-        self.kv_len.next_multiple_of(self.kernels.panel()) * self.head_dim
+    /// Floats between two rows of transposed values: an odd number of cache lines, lest they fall into the same sets.
+    fn ld_values(&self) -> usize {
+        crate::gemm::padded(self.kv_len)
     }
 
     fn packed_len(&self) -> usize {
-        // Whole cache lines, so that every head's part starts on one.
-        (self.keys_len().next_multiple_of(16) + self.kv_len * self.value_width()).next_multiple_of(16)
+        self.keys_len() + self.head_dim * self.ld_values()
     }
 
-    /// Keys into panels of `head_dim x panel`, values into rows of whole registers.
+    /// The head's keys row by row without gaps, and its values transposed.
     fn pack(&self, k: Rows<'_>, v: Rows<'_>, batch: usize, head: usize, packed: &mut [f32]) {
-        let (panel, d, offset) = (self.kernels.panel(), self.head_dim, head * self.head_dim);
-        let (keys, values) = packed.split_at_mut(self.keys_len().next_multiple_of(16));
-        for (p, block) in keys.chunks_exact_mut((d * panel).max(1)).enumerate().take(self.kv_len.div_ceil(panel)) {
-            let rows = panel.min(self.kv_len - p * panel);
-            if rows < panel {
-                block.fill(0.0);
-            }
-            for j in 0..rows {
-                let row = k.row(batch * self.kv_len + p * panel + j, offset, d);
-                for (i, x) in row.iter().enumerate() {
-                    block[i * panel + j] = *x;
-                }
-            }
+        let (d, offset) = (self.head_dim, head * self.head_dim);
+        let (keys, values) = packed.split_at_mut(self.keys_len());
+        for (r, to) in keys.chunks_exact_mut(d).enumerate().take(self.kv_len) {
+            to.copy_from_slice(k.row(batch * self.kv_len + r, offset, d));
         }
-        let ld = self.value_width();
-        for (r, to) in values.chunks_exact_mut(ld.max(1)).enumerate().take(self.kv_len) {
-            to[..d].copy_from_slice(v.row(batch * self.kv_len + r, offset, d));
-            to[d..].fill(0.0);
+        let from = &v.data[batch * self.kv_len * v.stride + offset..];
+        assert!(from.len() >= (self.kv_len - 1) * v.stride + d && values.len() >= d * self.ld_values());
+        // SAFETY: the lengths were just checked.
+        unsafe {
+            let to = values.as_mut_ptr();
+            (self.kernels.transpose)(from.as_ptr(), v.stride, self.kv_len, d, to, self.ld_values());
         }
     }
 
-    fn work_len(&self, rows: usize) -> usize {
-        rows * (padded(self.head_dim) + self.value_width() + padded(KEY_BLOCK) + 2)
+    fn panel_len(&self) -> usize {
+        (2 * self.head_dim + 2) * self.kernels.panel()
     }
 
-    /// One block of queries of one head against all keys; gives rows of `value_width`.
-    fn query_block<'w>(
+    fn work_len(&self) -> usize {
+        QUERY_BLOCK.div_ceil(self.kernels.panel()) * self.panel_len() + KEY_BLOCK * self.kernels.panel()
+    }
+
+    fn panel<'w>(&self, work: &'w mut [f32], i: usize) -> Panel<'w> {
+        let (width, len) = (self.kernels.panel(), self.panel_len());
+        let (queries, rest) = work[i * len..(i + 1) * len].split_at_mut(self.head_dim * width);
+        let (out, rest) = rest.split_at_mut(self.head_dim * width);
+        let (largest, sums) = rest.split_at_mut(width);
+        Panel { queries, out, largest, sums }
+    }
+
+    /// One block of queries of one head against all keys; leaves weighted sums and their weights in `work`.
+    fn query_block(
         &self,
         q: Rows<'_>,
         batch: usize,
         head: usize,
-        block: std::ops::Range<usize>,
+        block: Range<usize>,
         scale: f32,
         packed: &[f32],
-        work: &'w mut [f32],
-    ) -> &'w [f32] {
-        let (kernels, d, m) = (self.kernels, self.head_dim, block.len());
-        let (panel, ldq, ldv, lds) = (kernels.panel(), padded(d), self.value_width(), padded(KEY_BLOCK));
-        let (keys, values) = packed.split_at(self.keys_len().next_multiple_of(16));
-        let (queries, work) = work.split_at_mut(m * ldq);
-        let (scores, work) = work.split_at_mut(m * lds);
-        let (out, work) = work.split_at_mut(m * ldv);
-        let (largest, sums) = work.split_at_mut(m);
-        for (i, row) in block.clone().enumerate() {
-            let from = q.row(batch * self.q_len + row, head * d, d);
-            // SAFETY: both have d floats.
+        work: &mut [f32],
+    ) {
+        let (kernels, d, width) = (self.kernels, self.head_dim, self.kernels.panel());
+        let (keys, values) = packed.split_at(self.keys_len());
+        let panels = block.len().div_ceil(width);
+        let (work, scores) = work.split_at_mut(QUERY_BLOCK.div_ceil(width) * self.panel_len());
+        for i in 0..panels {
+            let panel = self.panel(work, i);
+            let rows = width.min(block.len() - i * width);
+            if rows < width {
+                panel.queries.fill(0.0);
+            }
+            let first = (batch * self.q_len + block.start + i * width) * q.stride + head * d;
+            let from = &q.data[first..first + (rows - 1) * q.stride + d];
+            let queries = panel.queries.as_mut_ptr();
+            // SAFETY: `from` has rows of d floats, `queries` d rows of `width`.
             unsafe {
-                (kernels.scale)(from.as_ptr(), scale, queries[i * ldq..][..d].as_mut_ptr(), d);
-            };
+                (kernels.transpose)(from.as_ptr(), q.stride, rows, d, queries, width);
+                (kernels.scale)(queries, scale, queries, d * width);
+            }
+            panel.largest.fill(f32::NEG_INFINITY);
+            panel.sums.fill(0.0);
+            panel.out.fill(0.0);
         }
-        largest.fill(f32::NEG_INFINITY);
-        sums.fill(0.0);
-        out.fill(0.0);
         let seen = if self.causal { self.kv_len.min(block.end) } else { self.kv_len };
         for first in (0..seen).step_by(KEY_BLOCK) {
             let count = KEY_BLOCK.min(seen - first);
-            for p in 0..count.div_ceil(panel) {
-                // All columns of a panel are computed, beyond the last key from zeros; the scores have room for whole panels.
-                let strip = Strip {
-                    rows: m,
-                    cols: panel,
-                    k: d,
-                    a: queries.as_ptr(),
-                    lda: ldq,
-                    b: keys[(first / panel + p) * d * panel..].as_ptr(),
-                    ldb: panel,
-                    bias: std::ptr::null(),
-                    addend: std::ptr::null(),
-                    ld_addend: 0,
-                    c: scores[p * panel..].as_mut_ptr(),
-                    ldc: lds,
+            for i in 0..panels {
+                let panel = self.panel(work, i);
+                let product = |rows, k, a: &[f32], lda, b: &[f32], c: &mut [f32], add: bool| {
+                    let c = c.as_mut_ptr();
+                    let addend = if add { c.cast_const() } else { std::ptr::null() };
+                    let bias = std::ptr::null();
+                    let (a, b) = (a.as_ptr(), b.as_ptr());
+                    let strip = Strip {
+                        rows,
+                        cols: width,
+                        k,
+                        a,
+                        lda,
+                        b,
+                        ldb: width,
+                        bias,
+                        addend,
+                        ld_addend: width,
+                        c,
+                        ldc: width,
+                    };
+                    // SAFETY: below, a has `rows` rows of k floats, b k rows of `width`, c `rows` rows of `width`.
+                    unsafe { strip.multiply(kernels) };
                 };
-                // SAFETY: KEY_BLOCK is a multiple of every panel width, so all panels lie within keys and scores.
-                unsafe { strip.multiply(kernels) };
+                product(count, d, &keys[first * d..(first + count) * d], d, panel.queries, scores, false);
+                if self.causal {
+                    for (j, row) in scores.chunks_exact_mut(width).enumerate().take(count) {
+                        // Queries before the key do not see it.
+                        let hidden = (first + j).saturating_sub(block.start + i * width).min(width);
+                        row[..hidden].fill(f32::NEG_INFINITY);
+                    }
+                }
+                let softmax = SoftmaxBlock {
+                    scores: scores.as_mut_ptr(),
+                    rows: count,
+                    largest: panel.largest.as_mut_ptr(),
+                    sums: panel.sums.as_mut_ptr(),
+                    out: panel.out.as_mut_ptr(),
+                    out_rows: d,
+                };
+                // SAFETY: all have rows of `width` floats.
+                unsafe { (kernels.softmax_block)(&softmax) };
+                product(d, count, &values[first..], self.ld_values(), scores, panel.out, true);
             }
-            if self.causal {
-                for (i, row) in block.clone().enumerate() {
-                    let visible = (row + 1).saturating_sub(first).min(count);
-                    scores[i * lds + visible..i * lds + count].fill(f32::NEG_INFINITY);
+        }
+    }
+
+    /// Divides by the weights and writes `rows` rows of `head_dim`.
+    ///
+    /// # Safety
+    /// There is room for them at `to` with stride `ld`.
+    unsafe fn write(&self, work: &[f32], rows: usize, to: *mut f32, ld: usize) {
+        let (d, width) = (self.head_dim, self.kernels.panel());
+        for (i, panel) in work.chunks_exact(self.panel_len()).enumerate().take(rows.div_ceil(width)) {
+            let (out, sums) = (&panel[d * width..2 * d * width], &panel[(2 * d + 1) * width..]);
+            let rows = width.min(rows - i * width);
+            // SAFETY: out has d rows of `width`, of which `rows` columns are taken; the caller gave room.
+            unsafe {
+                let to = to.add(i * width * ld);
+                (self.kernels.transpose)(out.as_ptr(), width, d, rows, to, ld);
+                for (r, sum) in sums.iter().enumerate().take(rows) {
+                    let row = to.add(r * ld);
+                    (self.kernels.scale)(row, 1.0 / sum, row, d);
                 }
             }
-            let softmax = SoftmaxBlock {
-                scores: scores.as_mut_ptr(),
-                ld: lds,
-                rows: m,
-                cols: count,
-                largest: largest.as_mut_ptr(),
-                sums: sums.as_mut_ptr(),
-                out: out.as_mut_ptr(),
-                ld_out: ldv,
-                out_cols: ldv,
-            };
-            // SAFETY: count is at least 1, and the parts of work have these shapes.
-            unsafe { (kernels.softmax_block)(&softmax) };
-            for (column, cols) in column_chunks(kernels, ldv) {
-                let c = out[column..].as_mut_ptr();
-                let strip = Strip {
-                    rows: m,
-                    cols,
-                    k: count,
-                    a: scores.as_ptr(),
-                    lda: lds,
-                    b: values[first * ldv + column..].as_ptr(),
-                    ldb: ldv,
-                    bias: std::ptr::null(),
-                    addend: c,
-                    ld_addend: ldv,
-                    c,
-                    ldc: ldv,
-                };
-                // SAFETY: values has `first + count` rows of ldv or more, out m rows.
-                unsafe { strip.multiply(kernels) };
-            }
         }
-        for i in 0..m {
-            let row = &mut out[i * ldv..][..ldv];
-            // SAFETY: row has ldv floats.
-            unsafe { (kernels.scale)(row.as_ptr(), 1.0 / sums[i], row.as_mut_ptr(), ldv) };
-        }
-        out
     }
-}
-
-/// Cuts `width` floats, whole registers, into tiles: as wide as a panel, the last one register wider rather than one alone.
-fn column_chunks(kernels: &Kernels, width: usize) -> impl Iterator<Item = (usize, usize)> {
-    let (panel, lanes) = (kernels.panel(), kernels.lanes);
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let left = width - at;
-        let cols = match left {
-            0 => return None,
-            _ if left == panel + lanes && left <= 4 * lanes => left,
-            _ => left.min(panel),
-        };
-        at += cols;
-        Some((at - cols, cols))
-    })
 }

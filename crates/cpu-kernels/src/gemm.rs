@@ -16,6 +16,8 @@ const INPUT_BLOCK: usize = 384;
 const ROW_BLOCK: usize = 56;
 /// Panels whose blocks lie in the second cache together.
 const PANEL_GROUP: usize = 16;
+/// Multiplications below which waking another thread costs more than it saves: some microseconds' worth.
+pub(crate) const SMALL_WORK: usize = 1 << 18;
 /// The widest tile, in floats.
 const MAX_PANEL: usize = 4 * MAX_LANES;
 
@@ -106,9 +108,9 @@ pub(crate) fn gemm<S: RowSource>(
     let (groups, group_rows) = if out.bias.len() == padded_n { (1, m) } else { (groups, group_rows) };
     let rows = Blocks::new(group_rows, ROW_BLOCK);
     let blocks = groups * rows.count;
-    let (row_tasks, panel_tasks) = split(blocks, b.panels(), rayon::current_num_threads());
+    let (row_tasks, panel_tasks) = split(blocks, b.panels(), m * b.n * b.k);
     let product = Product { source, b, rows, y: Shared::new(y), out };
-    (0..row_tasks * panel_tasks).into_par_iter().for_each(|task| {
+    share_out(row_tasks * panel_tasks, |task| {
         let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
         let panels = share(b.panels(), panel_tasks, task % panel_tasks);
         let blocks = share(blocks, row_tasks, task / panel_tasks);
@@ -119,8 +121,10 @@ pub(crate) fn gemm<S: RowSource>(
 
 /// How many parts to make of the rows' blocks and of the panels. Several for each thread, so that one that is held up does not
 /// hold up all; by panels where there are few rows, so that weights are read once.
-pub(crate) fn split(blocks: usize, panels: usize, threads: usize) -> (usize, usize) {
-    if threads <= 1 {
+/// `work` is the number of multiplications.
+pub(crate) fn split(blocks: usize, panels: usize, work: usize) -> (usize, usize) {
+    let threads = rayon::current_num_threads();
+    if threads <= 1 || work < SMALL_WORK {
         return (1, 1);
     }
     let wanted = 4 * threads;
@@ -131,6 +135,15 @@ pub(crate) fn split(blocks: usize, panels: usize, threads: usize) -> (usize, usi
     } else {
         let rows = blocks.min(wanted);
         (rows, wanted.div_ceil(rows).min(panels))
+    }
+}
+
+/// Runs tasks `0 .. count`, in parallel where there are several.
+pub(crate) fn share_out(count: usize, task: impl Fn(usize) + Send + Sync) {
+    if count == 1 {
+        task(0);
+    } else {
+        (0..count).into_par_iter().for_each(task);
     }
 }
 

@@ -20,6 +20,7 @@ mod linear;
 pub mod naive;
 mod norm;
 mod pack;
+mod peak;
 mod simd;
 mod weight;
 mod winograd;
@@ -31,4 +32,5 @@ pub use elementwise::{activate, add, concat_channels, nchw_to_nhwc, nhwc_to_nchw
 pub use isa::{Isa, isa};
 pub use linear::Linear;
 pub use norm::{group_norm, layer_norm};
+pub use peak::peak;
 pub use weight::{Activation, Weight};

@@ -1,5 +1,5 @@
 use crate::buffer::{Buffer, Shared, scratch};
-use crate::gemm::{Blocks, Output, Strided, Strip, gemm, split};
+use crate::gemm::{Blocks, Output, Strided, Strip, gemm, share_out, split};
 use crate::pack::Packed;
 use crate::simd::Kernels;
 use crate::{Activation, Weight, isa};
@@ -86,9 +86,9 @@ impl Linear {
         }
         let blocks = Blocks::new(rows, GEGLU_ROWS);
         let pairs = inner / kernels.panel();
-        let (row_tasks, pair_tasks) = split(blocks.count, pairs, rayon::current_num_threads());
+        let (row_tasks, pair_tasks) = split(blocks.count, pairs, rows * self.packed.n * self.packed.k);
         let y = Shared::new(y);
-        (0..row_tasks * pair_tasks).into_par_iter().for_each(|task| {
+        share_out(row_tasks * pair_tasks, |task| {
             let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
             let pairs = share(pairs, pair_tasks, task % pair_tasks);
             let blocks_here = share(blocks.count, row_tasks, task / pair_tasks);

@@ -41,18 +41,23 @@ pub fn linear(
     activation: Activation,
     residual: Option<&[f32]>,
 ) -> Vec<f64> {
+    let weight = wide(weight);
     let mut y = Vec::with_capacity(rows * out_features);
     for r in 0..rows {
         for o in 0..out_features {
             let mut sum = bias.map_or(0.0, |b| f64::from(b[o]));
             for i in 0..in_features {
-                sum += f64::from(x[r * in_features + i]) * f64::from(weight.at(o * in_features + i));
+                sum += f64::from(x[r * in_features + i]) * weight[o * in_features + i];
             }
             let residual = residual.map_or(0.0, |r| f64::from(r[y.len()]));
             y.push(act(activation, sum) + residual);
         }
     }
     y
+}
+
+fn wide(weight: Weight<'_>) -> Vec<f64> {
+    (0..weight.len()).map(|i| f64::from(weight.at(i))).collect()
 }
 
 /// `a * gelu(gate)` of the halves of each row of `2 * inner`.
@@ -75,6 +80,7 @@ pub fn conv2d(
     stride: usize,
     padding: [usize; 4],
 ) -> Vec<f64> {
+    let weight = wide(weight);
     let [top, left, bottom, right] = padding;
     let along = |len: usize, kernel: usize| {
         if len < kernel { 0 } else { (len - kernel) / stride + 1 }
@@ -95,7 +101,7 @@ pub fn conv2d(
                             let pixel = (image * h + py - top) * w + px - left;
                             for i in 0..in_channels {
                                 let tap = ((o * in_channels + i) * kernel.0 + ky) * kernel.1 + kx;
-                                sum += f64::from(x[pixel * in_channels + i]) * f64::from(weight.at(tap));
+                                sum += f64::from(x[pixel * in_channels + i]) * weight[tap];
                             }
                         }
                     }

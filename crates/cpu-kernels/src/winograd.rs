@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::Weight;
 use crate::buffer::{Buffer, Scratch, Shared, scratch};
-use crate::gemm::{Blocks, Output, Strip, padded};
+use crate::gemm::{Blocks, Output, SMALL_WORK, Strip, padded, share_out};
 use crate::simd::{InputTile, Kernels, OutputTile};
 
 /// Panels whose products are held before they are transformed back.
@@ -84,12 +84,13 @@ impl Winograd {
         let grid = Grid { rows: maps.out_h.div_ceil(side), cols: maps.out_w.div_ceil(side) };
         let tiles = maps.n * grid.rows * grid.cols;
         let panels = self.co.div_ceil(self.kernels.panel());
-        let threads = rayon::current_num_threads();
+        let small = tiles * self.tile * self.tile * self.ci * self.co < SMALL_WORK;
+        let threads = if small { 1 } else { rayon::current_num_threads() };
         let (blocks, panel_tasks) = self.plan(tiles, threads);
         let tiles = Blocks::new(tiles, tiles.div_ceil(blocks));
         let row_tasks = if threads == 1 { 1 } else { tiles.count.min(4 * threads) };
         let call = Call { layer: self, x, maps, grid, out, y: Shared::new(y) };
-        (0..row_tasks * panel_tasks).into_par_iter().for_each(|task| {
+        share_out(row_tasks * panel_tasks, |task| {
             let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
             let panels = share(panels, panel_tasks, task % panel_tasks);
             let largest = tiles.largest();

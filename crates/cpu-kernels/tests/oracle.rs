@@ -2,6 +2,9 @@
 use cpu_kernels::{Activation, Conv2d, ConvAlgorithm, Isa, Linear, Rows, Weight, naive};
 use half::{bf16, f16};
 
+mod common;
+use common::{check, on_every_isa, random};
+
 /// Largest error allowed, as a share of the root mean square of what is wanted.
 const TOLERANCE: f64 = 1e-5;
 
@@ -11,40 +14,6 @@ const AWKWARD: [usize; 12] = [1, 2, 3, 7, 13, 15, 16, 17, 31, 33, 57, 70];
 const ACTIVATIONS: [Activation; 5] =
     [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::QuickGelu];
 
-fn on_every_isa(test: impl Fn(Isa)) {
-    for isa in Isa::available() {
-        isa.with(|| test(isa));
-    }
-}
-
-/// Uniform in -1..1, from xorshift.
-fn random(len: usize, seed: u64) -> Vec<f32> {
-    let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        s ^= s << 13;
-        s ^= s >> 7;
-        s ^= s << 17;
-        (s >> 40) as f32 / 8_388_608.0 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
-}
-
-#[track_caller]
-fn check(what: &str, got: &[f32], want: &[f64], tolerance: f64) -> f64 {
-    assert_eq!(got.len(), want.len(), "{what}: length");
-    if want.is_empty() {
-        return 0.0;
-    }
-    let rms = (want.iter().map(|x| x * x).sum::<f64>() / want.len() as f64).sqrt();
-    let error = |(got, want): (&f32, &f64)| {
-        let e = (f64::from(*got) - want).abs() / rms.max(1e-30);
-        if e.is_nan() { f64::INFINITY } else { e }
-    };
-    let worst = got.iter().zip(want).map(error).fold(0.0, f64::max);
-    assert!(worst <= tolerance, "{what}: error {worst:.2e} of the RMS, allowed {tolerance:.0e}");
-    worst
-}
-
 #[test]
 fn linear_meets_the_formula() {
     on_every_isa(|isa| {
@@ -52,7 +21,7 @@ fn linear_meets_the_formula() {
         let large = [(200, 600, 400), (57, 96, 1024), (130, 40, 1500)];
         for (i, (m, n, k)) in sizes.chain(large).enumerate() {
             let (x, w, b, r) = (random(m * k, 1), random(n * k, 2), random(n, 3), random(m * n, 4));
-            let act = ACTIVATIONS[i % 4];
+            let act = ACTIVATIONS[i % 5];
             let residual = (i / 4 % 2 == 0).then_some(&r[..]);
             let bias = (i / 8 % 2 == 0).then_some(&b[..]);
             let linear = Linear::new(Weight::F32(&w), bias, n, k);
@@ -140,7 +109,7 @@ fn check_conv(isa: Isa, c: &Conv, algorithm: ConvAlgorithm, seed: usize, toleran
     let conv = Conv2d::with_algorithm(weight, Some(&b), c.co, c.ci, c.kernel, c.stride, c.padding, algorithm);
     let (oh, ow) = conv.output_size(c.h, c.w);
     let r = random(c.n * oh * ow * c.co, 5);
-    let act = ACTIVATIONS[seed % 4];
+    let act = ACTIVATIONS[seed % 5];
     let channel_bias = seed.is_multiple_of(2).then_some(&cb[..]);
     let residual = (seed / 2).is_multiple_of(2).then_some(&r[..]);
     let mut y = vec![f32::NAN; r.len()];
@@ -277,7 +246,7 @@ fn norms_meet_the_formula_also_far_from_zero() {
             for (offset, tolerance) in [(0.0, TOLERANCE), (100.0, 5e-5)] {
                 let x: Vec<f32> = random(n * hw * c, 1).iter().map(|x| x + offset).collect();
                 let (w, b) = (random(c, 2), random(c, 3));
-                let act = ACTIVATIONS[i % 4];
+                let act = ACTIVATIONS[i % 5];
                 let mut y = vec![f32::NAN; x.len()];
                 cpu_kernels::group_norm(&x, n, hw, c, groups, &w, &b, 1e-5, act, &mut y);
                 let want = naive::group_norm(&x, n, hw, c, groups, &w, &b, 1e-5, act);

@@ -2,7 +2,10 @@
 use super::Vector;
 use crate::Activation;
 
-/// `2^x`; below -126 the result stays 2^-126. Relative error 2e-7 for |x| < 1, growing with the rounding of x itself.
+/// What one round of [`multiply_adds`] is made of.
+pub(crate) const MULTIPLY_ADDS: usize = 12;
+
+/// `2^x` for x up to 0, as softmax needs it; below -126 the result stays 2^-126. Relative error 2e-7.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -11,7 +14,7 @@ use crate::Activation;
 pub(super) unsafe fn exp2<V: Vector>(x: V) -> V {
     // SAFETY: the caller's promise.
     unsafe {
-        let x = V::splat(127.0).min(V::splat(-126.0).max(x));
+        let x = V::splat(-126.0).max(x);
         let n = x.round();
         let f = x.sub(n);
         // Minimax for the relative error on [-1/2, 1/2] with the constant term held at 1: 9.1e-8.
@@ -130,5 +133,29 @@ pub(super) unsafe fn activate<V: Vector>(activation: Activation, x: *mut f32, le
         if i < len {
             act(activation, V::load_partial(x.add(i), len - i)).store_partial(x.add(i), len - i);
         }
+    }
+}
+
+/// `rounds` times twelve multiply-adds that wait for nobody, in registers: more than two units of four cycles'
+/// latency can have in flight.
+///
+/// # Safety
+/// As [`Vector`]; `x` is good for LANES floats.
+#[inline(always)]
+pub(super) unsafe fn multiply_adds<V: Vector>(rounds: usize, x: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (factor, addend) = (V::load(x), V::splat(1e-3));
+        let mut chains = [addend; MULTIPLY_ADDS];
+        for _ in 0..rounds {
+            for i in 0..MULTIPLY_ADDS {
+                chains[i] = chains[i].mul_add(factor, addend);
+            }
+        }
+        let mut sum = chains[0];
+        for i in 1..MULTIPLY_ADDS {
+            sum = sum.add(chains[i]);
+        }
+        sum.store(x);
     }
 }

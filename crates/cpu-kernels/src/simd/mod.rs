@@ -98,12 +98,14 @@ pub(crate) struct Kernels {
     pub(crate) tile: unsafe fn(&Tile),
     pub(crate) finish: unsafe fn(Activation, *mut f32, usize, usize, usize, *const f32, usize),
     pub(crate) geglu: unsafe fn(*const f32, *const f32, usize, usize, usize, *mut f32, usize),
+    pub(crate) multiply_adds: unsafe fn(usize, *mut f32),
     pub(crate) activate: unsafe fn(Activation, *mut f32, usize),
     pub(crate) add: unsafe fn(*const f32, *mut f32, usize),
     pub(crate) widen_f16: unsafe fn(*const u16, *mut f32, usize),
     pub(crate) widen_bf16: unsafe fn(*const u16, *mut f32, usize),
     pub(crate) softmax_block: unsafe fn(&rows::SoftmaxBlock),
     pub(crate) softmax_row: unsafe fn(*mut f32, usize),
+    pub(crate) transpose: unsafe fn(*const f32, usize, usize, usize, *mut f32, usize),
     pub(crate) scale: unsafe fn(*const f32, f32, *mut f32, usize),
     pub(crate) layer_norm: unsafe fn(*const f32, usize, *const f32, *const f32, f32, *mut f32),
     pub(crate) channel_sums: unsafe fn(*const f32, usize, usize, *mut f32, *mut f32),
@@ -113,6 +115,7 @@ pub(crate) struct Kernels {
     pub(crate) affine: unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
 }
 
+pub(crate) use math::MULTIPLY_ADDS;
 pub(crate) use rows::SoftmaxBlock;
 pub(crate) use winograd::{InputTile, OutputTile};
 
@@ -133,12 +136,14 @@ macro_rules! instantiate {
             fn tile(t: &Tile) = tile::tile;
             fn finish(act: Activation, c: *mut f32, ldc: usize, m: usize, n: usize, residual: *const f32, ld: usize) = rows::finish;
             fn geglu(a: *const f32, gate: *const f32, ld: usize, m: usize, n: usize, y: *mut f32, ldy: usize) = rows::geglu;
+            fn multiply_adds(rounds: usize, x: *mut f32) = math::multiply_adds;
             fn activate(act: Activation, x: *mut f32, len: usize) = math::activate;
             fn add(x: *const f32, y: *mut f32, len: usize) = rows::add;
             fn widen_f16(x: *const u16, y: *mut f32, len: usize) = rows::widen_f16;
             fn widen_bf16(x: *const u16, y: *mut f32, len: usize) = rows::widen_bf16;
             fn softmax_block(b: &SoftmaxBlock) = rows::softmax_block;
             fn softmax_row(x: *mut f32, len: usize) = rows::softmax_row;
+            fn transpose(x: *const f32, ldx: usize, m: usize, n: usize, y: *mut f32, ldy: usize) = rows::transpose;
             fn scale(x: *const f32, factor: f32, y: *mut f32, len: usize) = rows::scale;
             fn layer_norm(x: *const f32, c: usize, weight: *const f32, bias: *const f32, eps: f32, y: *mut f32) = rows::layer_norm;
             fn channel_sums(x: *const f32, m: usize, c: usize, sums: *mut f32, squares: *mut f32) = rows::channel_sums;

@@ -143,43 +143,102 @@ pub(super) unsafe fn widen_bf16<V: Vector>(x: *const u16, y: *mut f32, len: usiz
 }
 
 /// One block of keys in the online softmax of flash attention (Milakov and Gimelshein, arXiv:1805.02867), to the base 2.
+/// Every pointer is to rows of one panel: queries lie across, keys go down.
 pub(crate) struct SoftmaxBlock {
-    /// Scores of `rows x cols`, replaced by `2^(score - largest so far)`.
+    /// Scores, replaced by `2^(score - largest so far)`.
     pub(crate) scores: *mut f32,
-    pub(crate) ld: usize,
     pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    /// The largest score of each row so far.
+    /// One row: the largest score of each query so far.
     pub(crate) largest: *mut f32,
-    /// The sum of each row's powers so far.
+    /// One row: the sum of each query's powers so far.
     pub(crate) sums: *mut f32,
-    /// Each row's weighted sum of values so far, rescaled where a larger score appears.
+    /// The weighted sums of values so far, rescaled where a larger score appears.
     pub(crate) out: *mut f32,
-    pub(crate) ld_out: usize,
-    pub(crate) out_cols: usize,
+    pub(crate) out_rows: usize,
 }
 
 /// # Safety
-/// As [`Vector`]; `cols` is not 0 and the pointers are good for the shapes that [`SoftmaxBlock`] gives.
+/// As [`Vector`]; `rows` is not 0 and the pointers are good for the shapes that [`SoftmaxBlock`] gives.
 #[inline(always)]
 pub(super) unsafe fn softmax_block<V: Vector>(b: &SoftmaxBlock) {
-    for i in 0..b.rows {
+    let width = V::PANEL * V::LANES;
+    for column in (0..width).step_by(V::LANES) {
         // SAFETY: the caller's promise.
         unsafe {
-            let row = b.scores.add(i * b.ld);
-            let before = b.largest.add(i).read();
-            let largest = largest::<V>(row, b.cols).max(before);
-            let sum = powers::<V>(row, b.cols, largest);
-            let sums = b.sums.add(i);
-            if largest > before {
-                let shrink = (before - largest).exp2();
-                sums.write(sums.read() * shrink + sum);
-                let out = b.out.add(i * b.ld_out);
-                scale::<V>(out, shrink, out, b.out_cols);
-            } else {
-                sums.write(sums.read() + sum);
+            let scores = b.scores.add(column);
+            let before = V::load(b.largest.add(column));
+            // Four at a time, since each has to wait for the one before.
+            let mut four = [before; 4];
+            let mut i = 0;
+            while i + 4 <= b.rows {
+                for n in 0..4 {
+                    four[n] = four[n].max(V::load(scores.add((i + n) * width)));
+                }
+                i += 4;
             }
-            b.largest.add(i).write(largest);
+            while i < b.rows {
+                four[0] = four[0].max(V::load(scores.add(i * width)));
+                i += 1;
+            }
+            let largest = four[0].max(four[1]).max(four[2].max(four[3]));
+            let mut sum = V::splat(0.0);
+            for i in 0..b.rows {
+                let p = math::exp2(V::load(scores.add(i * width)).sub(largest));
+                p.store(scores.add(i * width));
+                sum = sum.add(p);
+            }
+            let sums = b.sums.add(column);
+            if largest.sub(before).largest() > 0.0 {
+                largest.store(b.largest.add(column));
+                let shrink = math::exp2(before.sub(largest));
+                V::load(sums).mul_add(shrink, sum).store(sums);
+                for i in 0..b.out_rows {
+                    let out = b.out.add(i * width + column);
+                    V::load(out).mul(shrink).store(out);
+                }
+            } else {
+                V::load(sums).add(sum).store(sums);
+            }
+        }
+    }
+}
+
+/// `y` of `cols x rows` from `x` of `rows x cols`, in squares of four that the compiler turns into shuffles.
+///
+/// # Safety
+/// As [`Vector`]; the pointers are good for the shapes at their strides.
+#[inline(always)]
+pub(super) unsafe fn transpose<V: Vector>(
+    x: *const f32,
+    ldx: usize,
+    rows: usize,
+    cols: usize,
+    y: *mut f32,
+    ldy: usize,
+) {
+    const SIDE: usize = 4;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for i in (0..rows).step_by(SIDE) {
+            for j in (0..cols).step_by(SIDE) {
+                let (x, y) = (x.add(i * ldx + j), y.add(j * ldy + i));
+                if i + SIDE <= rows && j + SIDE <= cols {
+                    let mut square = [[0.0f32; SIDE]; SIDE];
+                    for r in 0..SIDE {
+                        square[r] = x.add(r * ldx).cast::<[f32; SIDE]>().read_unaligned();
+                    }
+                    for c in 0..SIDE {
+                        let column = [square[0][c], square[1][c], square[2][c], square[3][c]];
+                        y.add(c * ldy).cast::<[f32; SIDE]>().write_unaligned(column);
+                    }
+                } else {
+                    for r in 0..SIDE.min(rows - i) {
+                        for c in 0..SIDE.min(cols - j) {
+                            y.add(c * ldy + r).write(x.add(r * ldx + c).read());
+                        }
+                    }
+                }
+            }
         }
     }
 }

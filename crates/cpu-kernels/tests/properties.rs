@@ -1,0 +1,90 @@
+//! Properties that hold for every shape.
+use cpu_kernels::{Activation, Conv2d, ConvAlgorithm, Linear, Rows, Weight, naive};
+use proptest::prelude::*;
+
+mod common;
+use common::{check, on_every_isa, random};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn linear_meets_the_formula_for_any_shape(m in 0usize..90, n in 0usize..150, k in 0usize..800, seed in 0u64..100) {
+        on_every_isa(|isa| {
+            let (x, w, b) = (random(m * k, seed), random(n * k, seed + 1), random(n, seed + 2));
+            let mut y = vec![f32::NAN; m * n];
+            Linear::new(Weight::F32(&w), Some(&b), n, k).forward(&x, m, Activation::Silu, None, &mut y);
+            let want = naive::linear(&x, m, Weight::F32(&w), Some(&b), n, k, Activation::Silu, None);
+            check(&format!("{isa:?}"), &y, &want, 2e-5);
+        });
+    }
+
+    #[test]
+    fn all_ways_to_convolve_agree(n in 1usize..3, h in 1usize..20, w in 1usize..20, ci in 1usize..40, co in 1usize..50, pad in 0usize..2) {
+        on_every_isa(|isa| {
+            let (x, weight) = (random(n * h * w * ci, 1), random(co * ci * 9, 2));
+            let results = [ConvAlgorithm::Gemm, ConvAlgorithm::Winograd2, ConvAlgorithm::Winograd4].map(|algorithm| {
+                let conv = Conv2d::with_algorithm(Weight::F32(&weight), None, co, ci, (3, 3), 1, [pad; 4], algorithm);
+                let (oh, ow) = conv.output_size(h, w);
+                let mut y = vec![f32::NAN; n * oh * ow * co];
+                conv.forward(&x, n, h, w, Activation::None, None, None, &mut y);
+                y
+            });
+            let want: Vec<f64> = results[0].iter().map(|x| f64::from(*x)).collect();
+            check(&format!("{isa:?} F(2)"), &results[1], &want, 5e-5);
+            check(&format!("{isa:?} F(4)"), &results[2], &want, 1e-4);
+        });
+    }
+
+    #[test]
+    fn attention_is_a_weighted_mean_of_the_values(q_len in 1usize..80, kv_len in 1usize..200, d in 1usize..50) {
+        on_every_isa(|isa| {
+            let (q, k) = (random(q_len * d, 1), random(kv_len * d, 2));
+            let ones = vec![1.0; kv_len * d];
+            let mut y = vec![f32::NAN; q_len * d];
+            let rows = |data| Rows::new(data, d);
+            cpu_kernels::attention(rows(&q), rows(&k), rows(&ones), 1, 1, q_len, kv_len, d, 1.0, false, &mut y);
+            assert!(y.iter().all(|y| (y - 1.0).abs() < 2e-6), "{isa:?} {y:?}");
+        });
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    on_every_isa(|isa| {
+        let x = random(2 * 24 * 24 * 40, 1);
+        let (linear, conv) = (random(200 * 40, 2), random(64 * 40 * 9, 3));
+        let linear = Linear::new(Weight::F32(&linear), None, 200, 40);
+        let conv = Conv2d::new(Weight::F32(&conv), None, 64, 40, (3, 3), 1, [1; 4]);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                isa.with(|| {
+                    let mut all =
+                        vec![vec![0.0; 1152 * 200], vec![0.0; 1152 * 64], vec![0.0; x.len()], vec![0.0; x.len()]];
+                    linear.forward(&x, 1152, Activation::Gelu, None, &mut all[0]);
+                    conv.forward(&x, 2, 24, 24, Activation::None, None, None, &mut all[1]);
+                    let rows = Rows::new(&x, 40);
+                    cpu_kernels::attention(rows, rows, rows, 2, 4, 576, 576, 10, 0.3, false, &mut all[2]);
+                    cpu_kernels::group_norm(
+                        &x,
+                        2,
+                        576,
+                        40,
+                        8,
+                        &[1.0; 40],
+                        &[0.0; 40],
+                        1e-5,
+                        Activation::Silu,
+                        &mut all[3],
+                    );
+                    all
+                })
+            })
+        };
+        let one = run(1);
+        for threads in [2, 3, 7] {
+            assert!(run(threads) == one, "{isa:?} with {threads} threads");
+        }
+    });
+}
