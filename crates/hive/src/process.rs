@@ -136,21 +136,21 @@ pub fn last_words(log: &Path) -> String {
     };
     let bytes = read().unwrap_or_default();
     let text = without_escapes(&String::from_utf8_lossy(&bytes));
-    let lines: Vec<&str> = text.lines().map(message).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text.lines().filter_map(message).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LINES)..].join(" | ")
 }
 
-/// `2026-01-01T00:00:00.000000Z ERROR crate::module: message` → `message`
-fn message(line: &str) -> &str {
+/// `2026-01-01T00:00:00.000000Z ERROR crate::module: message` → `message`; of what a worker logs, only warnings and
+/// errors may be a reason for its end.
+fn message(line: &str) -> Option<&str> {
     let line = line.trim();
-    let mut parts = line.splitn(3, ' ').map(str::trim);
-    let (Some(time), Some(level), Some(rest)) = (parts.next(), parts.next(), parts.next()) else { return line };
-    let is_time = time.starts_with(|char: char| char.is_ascii_digit()) && time.ends_with('Z') && time.contains('T');
-    let rest = if level.is_empty() { rest.split_once(' ').map_or(rest, |(_, rest)| rest) } else { rest };
-    match rest.split_once(": ") {
-        Some((_, message)) if is_time => message,
-        _ => line,
+    let Some((time, rest)) = line.split_once(' ') else { return Some(line) };
+    if !(time.starts_with(|char: char| char.is_ascii_digit()) && time.ends_with('Z') && time.contains('T')) {
+        return Some(line);
     }
+    let Some((level, rest)) = rest.trim_start().split_once(' ') else { return Some(line) };
+    let message = rest.split_once(": ").map_or(rest, |(_, message)| message);
+    matches!(level, "ERROR" | "WARN").then_some(message)
 }
 
 fn without_escapes(text: &str) -> String {
@@ -178,10 +178,10 @@ mod tests {
         fs::write(&log, format!("{}\n\x1b[31mERROR\x1b[0m one\n\n two \nthree\n", "x".repeat(10_000))).unwrap();
         assert_eq!(last_words(&log), "ERROR one | two | three");
         assert_eq!(last_words(&folder.path().join("none")), "");
-        for level in ["ERROR", " INFO"] {
-            let line = format!("2026-01-01T00:00:00.123456Z {level} worker_engine::engine: no model: x");
-            assert_eq!(message(&line), "no model: x");
-        }
-        assert_eq!(message("thread 'main' panicked: x"), "thread 'main' panicked: x");
+        let line = |level: &str| format!("2026-01-01T00:00:00.123456Z {level} worker_engine::engine: no model: x");
+        assert_eq!(message(&line("ERROR")), Some("no model: x"));
+        assert_eq!(message(&line(" WARN")), Some("no model: x"));
+        assert_eq!(message(&line(" INFO")), None);
+        assert_eq!(message("thread 'main' panicked: x"), Some("thread 'main' panicked: x"));
     }
 }

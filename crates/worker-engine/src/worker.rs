@@ -50,10 +50,7 @@ pub async fn serve_worker<R: Send + 'static>(
             EngineStatus::Ready => {}
             // Alone, a worker stays to say what is wrong with its model. A hive reads that in its log, and would wait
             // for a callback that never comes.
-            EngineStatus::Failed(error) if spawned => {
-                tracing::error!("{error}");
-                std::process::exit(1);
-            }
+            EngineStatus::Failed(_) if spawned => std::process::exit(1),
             EngineStatus::Loading | EngineStatus::Failed(_) | EngineStatus::Stopped => return,
         }
         tracing::info!("{} serves {} on {}", ready.worker_id, ready.model, ready.device);

@@ -19,6 +19,7 @@ pub(super) async fn down(args: &DownArgs) -> Result<(), Failure> {
 }
 
 pub(super) async fn worker_sd(args: sd_worker_rbee::Args) -> Result<(), Failure> {
+    rbee_hive::log_to_stderr();
     sd_worker_rbee::run(sd_worker_rbee::DeviceKind::Cpu, args).await.map_err(daemon_failed)
 }
 
