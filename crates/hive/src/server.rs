@@ -33,6 +33,7 @@ pub struct HiveOptions {
 ///
 /// A queen has a hive inside: this daemon alone is for machines that only lend their devices.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(mut_arg("port", |port| port.help("Port to listen on, 0 for any free one (default: 7835)")))]
 pub struct HiveArgs {
     /// Where it listens: port 7835 unless told otherwise.
     #[command(flatten)]

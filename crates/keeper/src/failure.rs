@@ -107,7 +107,7 @@ impl From<ClientError> for Failure {
 fn next_step(error: &ApiError) -> Option<String> {
     let step = match error.code {
         ErrorCode::QueueFull => "wait until jobs are done (rbee job list), and ask again",
-        ErrorCode::WorkerCrashed => "its last words are in the worker's log (rbee status says where)",
+        ErrorCode::WorkerCrashed => "its log lies in logs/workers in the data folder, which rbee status names",
         ErrorCode::OutOfMemory => "ask for a smaller picture (--width, --height) or fewer pictures (--count)",
         ErrorCode::Expired => "rbee job list shows the jobs that are still kept",
         ErrorCode::Unauthorized => "this queen wants an API key",
@@ -143,5 +143,22 @@ mod tests {
             failure.to_json().to_string(),
             r#"{"error":{"code":"invalid_request","hint":"try --width 496 or --width 504","message":"width must be a multiple of 8, got 500","param":"width"}}"#
         );
+    }
+
+    #[test]
+    fn errors_as_they_are_printed() {
+        let errors = [
+            ApiError::invalid("width", "width must be a multiple of 8, got 500"),
+            ApiError::new(ErrorCode::ModelNotFound, "there is no model \"x\"").with_param("model"),
+            ApiError::new(ErrorCode::QueueFull, "10000 jobs are waiting or running already; try again later"),
+            ApiError::new(ErrorCode::WorkerCrashed, "given up after 3 attempts; it was killed by signal 11"),
+            ApiError::new(ErrorCode::OutOfMemory, "2048 x 2048 needs 9.1 GiB and 4.0 GiB are free"),
+            ApiError::new(ErrorCode::ShuttingDown, "the server was stopped while the job ran"),
+        ];
+        let printed = errors.map(|error| {
+            let failure = Failure::from(error);
+            format!("error: {failure}\nexit code {}", failure.exit as u8)
+        });
+        insta::assert_snapshot!(printed.join("\n\n"));
     }
 }

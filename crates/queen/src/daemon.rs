@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 ///
 /// A hive is inside: on one machine nothing else is needed.
 #[derive(Debug, Clone, clap::Args)]
+#[command(mut_arg("port", |port| port.help("Port to listen on, 0 for any free one (default: 7833)")))]
 pub struct QueenArgs {
     /// Where she listens: port 7833 unless told otherwise.
     #[command(flatten)]

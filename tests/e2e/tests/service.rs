@@ -1,5 +1,7 @@
 //! What a client of the API sees, also when processes die.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
+
 mod common;
 
 use common::{

@@ -1,6 +1,8 @@
 //! The command line as types: the doc comments are its manual.
 
 mod image;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use image::{ImageCommand, ImageSource, JsonOutput, Paint, ShowArgs};
 
@@ -59,10 +61,9 @@ pub(crate) struct Client {
     /// Key for a queen that wants one.
     #[arg(long, env = "RBEE_API_KEY", hide_env_values = true, value_name = "KEY", help_heading = "Queen")]
     pub(crate) api_key: Option<String>,
-    /// Port on which a queen is started, and looked for.
+    /// Port on which a queen is started, and looked for (default: 7833).
     #[arg(long, env = "RBEE_QUEEN_PORT", default_value_t = operations_contract::QUEEN_PORT, value_name = "PORT",
-          help_heading = "Queen", hide_default_value = true, long_help =
-          "Port on which a queen is started, and looked for (default: 7833)")]
+          help_heading = "Queen", hide_default_value = true)]
     pub(crate) queen_port: u16,
     /// Folder for logs and what else outlives a process (default: rbee in the XDG data folder).
     #[arg(long, env = "RBEE_DATA_DIR", value_name = "FOLDER", help_heading = "Queen")]
