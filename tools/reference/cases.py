@@ -126,15 +126,49 @@ def storage():
         yield case(f"{kind}.f16-files", kind, weights="f16", steps=3)
 
 
+def scheduler_configs():
+    """Models whose scheduler_config.json says something else: `scheduler_config` replaces keys of the kind's own file."""
+    def ddim(**changes):
+        return {"_class_name": "DDIMScheduler", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False, **changes}
+
+    # Old files: the SD pipelines mend some of them when they are built, those of SDXL do not.
+    old = ddim(steps_offset=0, clip_sample=True)
+    for operation in ("image_generation", "image_transform", "image_inpaint"):
+        yield case(f"sd15.old-ddim.{operation}", "sd15", operation, scheduler_config=old, seed=5)
+    yield case("sd15.old-ddim.euler", "sd15", scheduler_config=old, scheduler="euler", seed=5)
+    yield case("sdxl.old-euler", "sdxl", scheduler_config={"steps_offset": 0}, seed=5)
+    yield case("sdxl.old-ddim", "sdxl", scheduler_config=old, seed=5)
+    runge_kutta = {"_class_name": "PNDMScheduler", "skip_prk_steps": False}
+    yield case("sd15.pndm-runge-kutta", "sd15", scheduler_config=runge_kutta, seed=5)
+    yield case("sd15.pndm-runge-kutta.inpaint", "sd15", "image_inpaint", scheduler_config=runge_kutta, seed=5)
+    # What community models' files say.
+    multistep = {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True}
+    yield case("sd15.own-karras", "sd15", scheduler_config=multistep, seed=5)
+    yield case("sd15.own-karras.euler", "sd15", scheduler_config=multistep, scheduler="euler", seed=5)
+    third = {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3, "final_sigmas_type": "sigma_min", "timestep_spacing": "linspace"}
+    yield case("sd15.third-order", "sd15", scheduler_config=third, steps=8, seed=5)
+    # With a last sigma of zero, bh1 gives NaN in diffusers.
+    bh1 = {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1", "solver_order": 3, "final_sigmas_type": "sigma_min"}
+    yield case("sd15.unipc-bh1", "sd15", scheduler_config=bh1, steps=8, seed=5)
+    yield case("sd15.euler-linspace", "sd15", scheduler_config={"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "linspace"}, seed=5)
+    yield case("sd15.no-offset-set-alpha", "sd15", scheduler_config=ddim(set_alpha_to_one=True), seed=5)
+    zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    yield case("sd21.zero-snr", "sd21", scheduler_config=zero_snr, seed=5)
+    yield case("sd21.zero-snr.euler", "sd21", scheduler_config=zero_snr, scheduler="euler", seed=5)
+    yield case("sd21.zero-snr.transform", "sd21", "image_transform", scheduler_config=zero_snr, seed=5)
+    yield case("lcm.original-steps-100", "lcm", scheduler_config={"original_inference_steps": 100}, steps=4, guidance_scale=8.0, seed=5)
+
+
 def golden_cases():
-    return [*kinds_and_operations(), *samplers(), *seeds(), *sizes(), *prompts(), *strengths_and_masks(), *storage()]
+    return [*kinds_and_operations(), *samplers(), *seeds(), *sizes(), *prompts(), *strengths_and_masks(), *storage(), *scheduler_configs()]
 
 
 def full_size_cases():
     """Few enough for full-size networks on a CPU: every operation of every kind, each with another sampler."""
     names = iter(list(SCHEDULERS) * 9)
     for kind in KINDS:
-        fields = own_settings(kind)
+        # SDXL's network is three times as large: fewer steps.
+        fields = dict(steps=3) if "sdxl" in kind else own_settings(kind)
         for operation in operations_of(kind):
             for size, tiny in (("256x256", False), ("200x136", True)):
                 width, height = map(int, size.split("x"))
@@ -144,10 +178,11 @@ def full_size_cases():
                 name = f"{kind}{'-tiny-vae' if tiny else ''}.{operation}.{size}"
                 yield case(name, kind, operation, negative_prompt=NEGATIVE, **fields, **extra, **({"tiny_vae": True} if tiny else {}))
         operation = operations_of(kind)[0]
-        for _ in range(4 if kind in ("sd15", "sd21") else 2):
+        for _ in range(4 if kind in ("sd15", "sd21") else 1 if kind == "sdxl-inpaint" else 2):
             scheduler = next(names)
             extra = dict(width=200, height=136) if operation == "image_generation" else dict(init_image="init-200x136", mask_image="mask-200x136")
             yield case(f"{kind}.{operation}.200x136.{scheduler}", kind, operation, scheduler=scheduler, **fields, **extra)
     for kind in ("sd15", "sd21", "sdxl"):
-        yield case(f"{kind}.long-prompt.200x136", kind, prompt=LONG, negative_prompt=NEGATIVE, width=200, height=136, steps=4)
-        yield case(f"{kind}.clip-skip-1.200x136", kind, clip_skip=1, width=200, height=136, steps=4)
+        steps = 3 if kind == "sdxl" else 4
+        yield case(f"{kind}.long-prompt.200x136", kind, prompt=LONG, negative_prompt=NEGATIVE, width=200, height=136, steps=steps)
+        yield case(f"{kind}.clip-skip-1.200x136", kind, clip_skip=1, width=200, height=136, steps=steps)

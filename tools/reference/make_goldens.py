@@ -101,14 +101,16 @@ class Models:
             self.made[key] = small_models.fill(small_models.make_module(folder), self.weights["components"][id], dtype)
         return self.made[key]
 
-    def pipeline(self, name, operation, tiny_vae, dtype):
-        """The diffusers pipeline of an operation, with a scheduler of its own as from_pretrained gives it."""
+    def pipeline(self, case):
+        """The diffusers pipeline of a case's operation, with a scheduler of its own as from_pretrained gives it."""
+        name, dtype, tiny_vae = case["kind"], case.get("weights", "f32"), case.get("tiny_vae", False)
         kind, folder, ids = kinds.Kind(name + "-small"), GOLDENS / "kinds" / name, self.weights["kinds"][name]
         encoders = [self.part(folder / part, id, dtype) for part, id in ids.items() if part.startswith("text_encoder")]
         vae = self.part(GOLDENS / "kinds/tiny-vae", "vae-tiny", dtype) if tiny_vae else self.part(folder / "vae", ids["vae"], dtype)
-        config = small_models.read(folder / "scheduler/scheduler_config.json")
+        config = small_models.read(folder / "scheduler/scheduler_config.json") | case.get("scheduler_config", {})
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
-        pipe = kinds.pipeline(kind, tokenizers(kind), encoders, self.part(folder / "unet", ids["unet"], dtype), vae, scheduler, operation)
+        unet = self.part(folder / "unet", ids["unet"], dtype)
+        pipe = kinds.pipeline(kind, tokenizers(kind), encoders, unet, vae, scheduler, case["operation"])
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -146,9 +148,11 @@ def main():
         if a.only not in case["name"] or (known == case and not (a.all or a.models)):
             case |= {k: v for k, v in old.get(case["name"], {}).items() if k in ("file", "fails")}
             continue
-        pipe = models.pipeline(case["kind"], case["operation"], case.get("tiny_vae", False), case.get("weights", "f32"))
+        pipe = models.pipeline(case)
         try:
             picture = paint_case(pipe, case)
+            if all(low == high for low, high in picture.getextrema()):
+                raise ValueError("the picture has one colour: its latents are NaN")
             picture.save(path, optimize=True)
             case["file"] = path.name
         except Exception as error:

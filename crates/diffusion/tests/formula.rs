@@ -20,7 +20,7 @@ fn every_component_has_the_bits_that_python_made() {
 #[test]
 fn a_small_model_is_a_whole_diffusers_folder() {
     use support::small_models::SmallModel;
-    let model = SmallModel { kind: "sdxl-inpaint".into(), tiny_vae: true, f16: true };
+    let model = SmallModel { kind: "sdxl-inpaint".into(), tiny_vae: true, f16: true, ..SmallModel::default() };
     let folder = model.folder();
     for file in [
         "model_index.json",

@@ -1,11 +1,14 @@
 //! Diffusers folders of the small kinds: committed configs with weights from the formula, written once and kept among the build's outputs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use half::f16;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::formula::{Component, WeightsFile, tensor};
 use super::{goldens, vocabulary};
@@ -18,6 +21,37 @@ pub(crate) struct SmallModel {
     pub(crate) tiny_vae: bool,
     /// Weights in `*.fp16.safetensors`.
     pub(crate) f16: bool,
+    /// Keys that replace those of the kind's `scheduler_config.json`.
+    pub(crate) scheduler: Changes,
+}
+
+/// Keys and values of a config.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(from = "BTreeMap<String, Value>")]
+pub(crate) struct Changes(BTreeMap<String, String>);
+
+impl From<BTreeMap<String, Value>> for Changes {
+    fn from(changes: BTreeMap<String, Value>) -> Self {
+        Self(changes.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+    }
+}
+
+impl Changes {
+    /// A short text that differs where the changes do.
+    fn name(&self) -> String {
+        let mut version = Version::default();
+        self.0.iter().for_each(|change| version.add(format!("{change:?}").as_bytes()));
+        if self.0.is_empty() { String::new() } else { format!("-{:016x}", version.0) }
+    }
+
+    fn apply(&self, config: &Path) {
+        let text = fs::read_to_string(config).expect("a kind has this config");
+        let mut object: BTreeMap<String, Value> = serde_json::from_str(&text).expect("a config is an object");
+        for (key, value) in &self.0 {
+            object.insert(key.clone(), value.parse().expect("written by to_string"));
+        }
+        fs::write(config, serde_json::to_string(&object).expect("keys are text")).expect("writes a config");
+    }
 }
 
 impl SmallModel {
@@ -25,10 +59,11 @@ impl SmallModel {
     pub(crate) fn folder(&self) -> PathBuf {
         let weights = weights_file();
         let name = format!(
-            "{}{}{}",
+            "{}{}{}{}",
             self.kind,
             if self.tiny_vae { "-tiny-vae" } else { "" },
-            if self.f16 { "-f16" } else { "" }
+            if self.f16 { "-f16" } else { "" },
+            self.scheduler.name(),
         );
         let folder = store().join(name);
         if folder.exists() {
@@ -37,6 +72,7 @@ impl SmallModel {
         let made = scratch(&store());
         let configs = goldens().join("kinds").join(&self.kind);
         copy_configs(&configs, made.path());
+        self.scheduler.apply(&made.path().join("scheduler/scheduler_config.json"));
         for tokenizer in ["tokenizer", "tokenizer_2"].map(|name| made.path().join(name)) {
             if tokenizer.exists() {
                 vocabulary::write(&tokenizer);
@@ -106,7 +142,7 @@ fn store() -> PathBuf {
     static STORE: OnceLock<PathBuf> = OnceLock::new();
     let store = STORE.get_or_init(|| {
         let code = [include_str!("formula.rs"), include_str!("small_models.rs"), include_str!("vocabulary.rs")];
-        let mut version = Version(0xCBF2_9CE4_8422_2325);
+        let mut version = Version::default();
         code.iter().for_each(|text| version.add(text.as_bytes()));
         for part in ["weights.json", "tensors", "kinds"] {
             version.add_files(&goldens().join(part));
@@ -119,6 +155,12 @@ fn store() -> PathBuf {
 
 /// The FNV-1a hash of files.
 struct Version(u64);
+
+impl Default for Version {
+    fn default() -> Self {
+        Self(0xCBF2_9CE4_8422_2325)
+    }
+}
 
 impl Version {
     fn add(&mut self, bytes: &[u8]) {
