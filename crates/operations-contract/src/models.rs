@@ -51,12 +51,7 @@ pub const WELL_KNOWN_MODELS: &[WellKnownModel] = &[
         repository: Some("diffusers/stable-diffusion-xl-1.0-inpainting-0.1"),
         sd_version: Some("xl-inpaint"),
     },
-    WellKnownModel {
-        name: "sdxl-turbo",
-        aliases: &[],
-        repository: Some("stabilityai/sdxl-turbo"),
-        sd_version: None,
-    },
+    WellKnownModel { name: "sdxl-turbo", aliases: &[], repository: Some("stabilityai/sdxl-turbo"), sd_version: None },
     WellKnownModel {
         name: "sd-turbo",
         aliases: &["turbo"],
