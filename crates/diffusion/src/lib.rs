@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod image;
+mod linear;
 pub mod models;
 pub mod noise;
 pub mod ops;

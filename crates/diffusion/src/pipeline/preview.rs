@@ -5,6 +5,7 @@
 
 use crate::Result;
 use crate::image::Pixels;
+use crate::linear::solve;
 use crate::models::{Autoencoder, Encoded};
 
 /// Side of the patches of the fitted picture in latent pixels; the middle ones are free of the neighbours' colours.
@@ -88,37 +89,4 @@ fn patch_colour(patch: usize) -> [f32; 3] {
     let bit = |n: usize| if patch >> n & 1 == 1 { 0.9 } else { -0.9 };
     let depth = if patch < 8 { 1.0 } else { 0.4 };
     [bit(0) * depth, bit(1) * depth, bit(2) * depth]
-}
-
-/// Gaussian elimination with partial pivoting; `a` is positive definite.
-fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
-    let n = b.len();
-    for column in 0..n {
-        let pivot = (column..n).max_by(|i, j| a[*i][column].abs().total_cmp(&a[*j][column].abs())).unwrap_or(column);
-        a.swap(column, pivot);
-        b.swap(column, pivot);
-        for row in column + 1..n {
-            let factor = a[row][column] / a[column][column];
-            for k in column..n {
-                a[row][k] -= factor * a[column][k];
-            }
-            b[row] -= factor * b[column];
-        }
-    }
-    for row in (0..n).rev() {
-        let known: f64 = (row + 1..n).map(|k| a[row][k] * b[k]).sum();
-        b[row] = (b[row] - known) / a[row][row];
-    }
-    b
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn solves_a_small_system() {
-        let x = solve(vec![vec![4.0, 1.0], vec![1.0, 3.0]], vec![1.0, 2.0]);
-        assert!((x[0] - 1.0 / 11.0).abs() < 1e-12 && (x[1] - 7.0 / 11.0).abs() < 1e-12, "{x:?}");
-    }
 }

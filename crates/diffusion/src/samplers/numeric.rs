@@ -70,29 +70,6 @@ pub(super) fn log_f32(x: f32) -> f32 {
     (exponent as f32).mul_add(std::f32::consts::LN_2, polynomial(&P) / polynomial(&Q))
 }
 
-/// Solves `matrix · x = right` by Gauss's elimination with the largest pivot; `matrix` in rows.
-pub(super) fn solve(mut matrix: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
-    let n = right.len();
-    for column in 0..n {
-        let pivot =
-            (column..n).max_by(|&a, &b| matrix[a][column].abs().total_cmp(&matrix[b][column].abs())).unwrap_or(column);
-        matrix.swap(column, pivot);
-        right.swap(column, pivot);
-        for row in column + 1..n {
-            let factor = matrix[row][column] / matrix[column][column];
-            for k in column..n {
-                matrix[row][k] -= factor * matrix[column][k];
-            }
-            right[row] -= factor * right[column];
-        }
-    }
-    for row in (0..n).rev() {
-        let known: f64 = (row + 1..n).map(|k| matrix[row][k] * right[k]).sum();
-        right[row] = (right[row] - known) / matrix[row][row];
-    }
-    right
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,11 +118,5 @@ mod tests {
         }
         assert_eq!(log_f32(0.0), f32::NEG_INFINITY);
         assert!(log_f32(-1.0).is_nan());
-    }
-
-    #[test]
-    fn solve_inverts_a_matrix_that_needs_pivoting() {
-        let x = solve(vec![vec![0.0, 2.0], vec![4.0, 1.0]], vec![6.0, 11.0]);
-        assert_eq!(x, [2.0, 3.0]);
     }
 }

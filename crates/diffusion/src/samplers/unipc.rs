@@ -3,11 +3,11 @@
 use super::betas::alphas_cumprod;
 use super::config::SchedulerConfig;
 use super::dpm_solver::Level;
-use super::numeric::solve;
 use super::prediction::{Limit, Prediction, combine, zip};
 use super::schedule::{Levels, levels};
 use super::walk::{Plan, Solver, Walk};
 use crate::Result;
+use crate::linear::solve;
 
 /// The highest order that is of use; the equations grow ill-conditioned.
 const MAX_ORDER: usize = 8;
