@@ -23,7 +23,9 @@ use crate::model;
 pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
     let precision = precision(kind, &args)?;
     if args.use_flash_attn && kind == DeviceKind::Cuda {
-        bail!("--use-flash-attn: fused attention is not built for cuda; leave the flag out");
+        bail!(
+            "--use-flash-attn: not for cuda, because candle's kernel for it downloads CUTLASS while it builds; leave the flag out, attention is then computed in slices"
+        );
     }
     let device = device(kind, &args, precision)?;
     let model = model::find(args.worker.model.as_deref(), args.sd_version.map(|version| version.name()))
@@ -90,19 +92,51 @@ fn precision(kind: DeviceKind, args: &Args) -> anyhow::Result<Precision> {
     }
 }
 
-fn device(kind: DeviceKind, args: &Args, _precision: Precision) -> anyhow::Result<Device> {
+fn device(kind: DeviceKind, args: &Args, precision: Precision) -> anyhow::Result<Device> {
+    let index = args.worker.device;
     match kind {
         DeviceKind::Cpu => {
-            if args.worker.device != 0 {
-                bail!("--device {}: there is one CPU, number 0", args.worker.device);
+            if index != 0 {
+                bail!("--device {index}: there is one CPU, number 0");
             }
             Ok(Device::cpu(Some(args.worker.threads_or_all()))?)
         }
-        DeviceKind::Cuda => bail!(
-            "this sd-worker-cuda was built without CUDA; build it with: cargo build --release --bin sd-worker-cuda --features cuda"
-        ),
-        DeviceKind::Metal => bail!(
-            "this sd-worker-metal was built without Metal; build it on macOS with: cargo build --release --bin sd-worker-metal --features metal"
-        ),
+        DeviceKind::Cuda => cuda(index, precision),
+        DeviceKind::Metal => metal(index, precision, args.use_flash_attn),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: u32, precision: Precision) -> anyhow::Result<Device> {
+    Device::cuda(index as usize, dtype(precision)).with_context(|| format!("--device {index} cannot be used"))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: u32, _: Precision) -> anyhow::Result<Device> {
+    bail!(
+        "this sd-worker-cuda was built without CUDA; build it with: cargo build --release --bin sd-worker-cuda --features cuda"
+    )
+}
+
+#[cfg(feature = "metal")]
+fn metal(index: u32, precision: Precision, fused_attention: bool) -> anyhow::Result<Device> {
+    Device::metal(index as usize, dtype(precision), fused_attention)
+        .with_context(|| format!("--device {index} cannot be used"))
+}
+
+#[cfg(not(feature = "metal"))]
+fn metal(_: u32, _: Precision, _: bool) -> anyhow::Result<Device> {
+    bail!(
+        "this sd-worker-metal was built without Metal; build it on macOS with: cargo build --release --bin sd-worker-metal --features metal"
+    )
+}
+
+#[cfg(any(feature = "cuda", feature = "metal"))]
+fn dtype(precision: Precision) -> diffusion::weights::Dtype {
+    use diffusion::weights::Dtype;
+    match precision {
+        Precision::F32 => Dtype::F32,
+        Precision::F16 => Dtype::F16,
+        Precision::Bf16 => Dtype::Bf16,
     }
 }

@@ -1,5 +1,6 @@
 //! From the words of this module to those of `cpu_kernels`.
 
+use super::device::CpuDevice;
 use super::layers::Activation;
 use super::tensor::{Storage, Tensor};
 use crate::weights::Floats;
@@ -15,8 +16,15 @@ pub(super) fn weight<'a>(floats: &'a Floats<'_>) -> cpu_kernels::Weight<'a> {
 
 /// The numbers of a tensor that must be on the CPU because another operand is.
 pub(super) fn data(tensor: &Tensor) -> &[f32] {
+    parts(tensor).1
+}
+
+/// The device and the numbers of a tensor that must be on the CPU because another operand is.
+pub(super) fn parts(tensor: &Tensor) -> (&CpuDevice, &[f32]) {
     match tensor.storage() {
-        Storage::Cpu(_, data) => data,
+        Storage::Cpu(device, data) => (device, data),
+        #[cfg(feature = "candle")]
+        Storage::Candle(..) => panic!("the operands of one operation live on one device"),
     }
 }
 

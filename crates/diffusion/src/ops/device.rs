@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use super::buffer::{Buffer, BufferPool, Memory};
+#[cfg(feature = "candle")]
+use super::candle::CandleDevice;
+#[cfg(feature = "candle")]
+use crate::weights::Dtype;
 use crate::{Error, Result};
 
 /// Where a network lives and is computed. Cheap to clone: clones share threads and memory.
@@ -11,6 +15,9 @@ use crate::{Error, Result};
 pub enum Device {
     /// This machine's processor.
     Cpu(CpuDevice),
+    /// A device of candle's: a GPU or, for tests, candle's own processor.
+    #[cfg(feature = "candle")]
+    Candle(CandleDevice),
 }
 
 /// A processor: its threads and the memory of its activations.
@@ -40,17 +47,70 @@ impl Device {
         Ok(Device::Cpu(CpuDevice { shared: Arc::new(Shared { threads, buffers: Arc::default() }) }))
     }
 
-    /// The device's name: `cpu`.
+    /// NVIDIA's GPU number `index`, counted from 0; the networks compute in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when there is no such GPU, or its driver does not start.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(index: usize, dtype: Dtype) -> Result<Self> {
+        let open = || candle_core::Device::new_cuda(index);
+        CandleDevice::new(open, format!("cuda:{index}"), dtype, false).map(Self::Candle)
+    }
+
+    /// Apple's GPU number `index`, counted from 0; the networks compute in `dtype`. `fused_attention`: by one kernel for
+    /// heads of the sizes that it takes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when there is no such GPU; always elsewhere than on macOS.
+    #[cfg(feature = "metal")]
+    pub fn metal(index: usize, dtype: Dtype, fused_attention: bool) -> Result<Self> {
+        let name = format!("metal:{index}");
+        if cfg!(not(target_os = "macos")) {
+            return Err(Error::Device { device: name, reason: "only macOS has Metal".into() });
+        }
+        let open = || candle_core::Device::new_metal(index);
+        CandleDevice::new(open, name, dtype, fused_attention).map(Self::Candle)
+    }
+
+    /// Candle's own processor, to test without a GPU what GPUs compute; the networks compute in `dtype`.
+    ///
+    /// # Errors
+    /// None; the signature is that of the others.
+    #[cfg(feature = "candle")]
+    pub fn candle_cpu(dtype: Dtype) -> Result<Self> {
+        CandleDevice::new(|| Ok(candle_core::Device::Cpu), "candle".into(), dtype, false).map(Self::Candle)
+    }
+
+    /// The device's name: `cpu`, `cuda:0`.
     pub fn name(&self) -> String {
         match self {
             Device::Cpu(_) => "cpu".into(),
+            #[cfg(feature = "candle")]
+            Device::Candle(device) => device.name().into(),
         }
+    }
+
+    /// The same device, computing in single precision: for networks whose activations leave the range of 16 bits.
+    #[must_use]
+    pub fn single_precision(&self) -> Self {
+        match self {
+            Device::Cpu(_) => self.clone(),
+            #[cfg(feature = "candle")]
+            Device::Candle(device) => Device::Candle(device.single_precision()),
+        }
+    }
+
+    /// Whether weights take the memory of the host, as large again as their files.
+    pub fn packs_in_host_memory(&self) -> bool {
+        matches!(self, Device::Cpu(_))
     }
 
     /// How many threads of the host compute.
     pub fn threads(&self) -> usize {
         match self {
             Device::Cpu(cpu) => cpu.shared.threads.current_num_threads(),
+            #[cfg(feature = "candle")]
+            Device::Candle(_) => 1,
         }
     }
 
@@ -59,13 +119,17 @@ impl Device {
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu(cpu) => cpu.shared.threads.install(work),
+            #[cfg(feature = "candle")]
+            Device::Candle(_) => work(),
         }
     }
 
-    /// What activations take.
+    /// What activations take, where this crate keeps their memory itself: on the processor.
     pub fn memory(&self) -> Memory {
         match self {
             Device::Cpu(cpu) => cpu.shared.buffers.memory(),
+            #[cfg(feature = "candle")]
+            Device::Candle(_) => Memory::default(),
         }
     }
 
@@ -74,6 +138,8 @@ impl Device {
     pub fn trim(&self) {
         match self {
             Device::Cpu(cpu) => cpu.shared.buffers.trim(),
+            #[cfg(feature = "candle")]
+            Device::Candle(_) => {}
         }
     }
 }

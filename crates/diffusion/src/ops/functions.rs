@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "candle")]
+use super::candle;
+use super::cpu;
 use super::layers::Activation;
 use super::tensor::{Storage, Tensor};
 use crate::Result;
@@ -20,13 +23,16 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
     assert_eq!(c % heads, 0, "{c} channels in {heads} heads");
     let head_dim = c / heads;
     let scale = (head_dim as f32).powf(-0.5);
-    match (q.storage(), k.storage(), v.storage()) {
-        (Storage::Cpu(cpu, q), Storage::Cpu(_, k), Storage::Cpu(_, v)) => {
+    match q.storage() {
+        Storage::Cpu(cpu, q) => {
             let rows = |data| cpu_kernels::Rows { data, stride: c };
+            let (q, k, v) = (rows(q), rows(cpu::data(k)), rows(cpu::data(v)));
             let mut out = cpu.buffer(n * l * c)?;
-            cpu_kernels::attention(rows(q), rows(k), rows(v), n, heads, l, s, head_dim, scale, causal, &mut out);
+            cpu_kernels::attention(q, k, v, n, heads, l, s, head_dim, scale, causal, &mut out);
             Ok(Tensor::on_cpu(cpu, &[n, l, c], out))
         }
+        #[cfg(feature = "candle")]
+        Storage::Candle(..) => candle::attention(q, k, v, heads, causal),
     }
 }
 
@@ -38,12 +44,15 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (n, c_a, h, w) = a.feature_map_shape();
     let (_, c_b, ..) = b.feature_map_shape();
     assert_eq!(b.shape(), [n, c_b, h, w], "feature maps of one size");
-    match (a.storage(), b.storage()) {
-        (Storage::Cpu(cpu, a), Storage::Cpu(_, b)) => {
+    match a.storage() {
+        Storage::Cpu(cpu, a) => {
+            let b = cpu::data(b);
             let mut out = cpu.buffer(a.len() + b.len())?;
             cpu_kernels::concat_channels(&[(a, c_a), (b, c_b)], n * h * w, &mut out);
             Ok(Tensor::on_cpu(cpu, &[n, c_a + c_b, h, w], out))
         }
+        #[cfg(feature = "candle")]
+        Storage::Candle(..) => candle::concat_channels(a, b),
     }
 }
 
@@ -59,6 +68,8 @@ pub fn upsample_nearest(x: &Tensor, out_h: usize, out_w: usize) -> Result<Tensor
             cpu_kernels::upsample_nearest(x, n, h, w, c, out_h, out_w, &mut out);
             Ok(Tensor::on_cpu(cpu, &[n, c, out_h, out_w], out))
         }
+        #[cfg(feature = "candle")]
+        Storage::Candle(..) => candle::upsample_nearest(x, out_h, out_w),
     }
 }
 
@@ -81,5 +92,7 @@ pub fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
             cpu_kernels::activate(activation.into(), &mut buffer);
             Ok(Tensor::on_cpu(&cpu, &shape, buffer))
         }
+        #[cfg(feature = "candle")]
+        Storage::Candle(device, array) => candle::activate(&device, &array, activation),
     }
 }

@@ -2,11 +2,13 @@
 
 use half::{bf16, f16};
 
+#[cfg(feature = "candle")]
+use super::candle;
 use super::cpu;
 use super::device::Device;
-use super::tensor::{Storage, Tensor};
+use super::tensor::Tensor;
+use crate::Result;
 use crate::weights::{Floats, Weights};
-use crate::{Error, Result};
 
 /// A function of each number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct Linear {
 #[derive(Debug)]
 enum PackedLinear {
     Cpu(cpu_kernels::Linear),
+    #[cfg(feature = "candle")]
+    Candle(candle::Linear),
 }
 
 /// A convolution of a feature map.
@@ -57,23 +61,8 @@ pub struct Conv2d {
 #[derive(Debug)]
 enum PackedConv2d {
     Cpu(cpu_kernels::Conv2d),
-}
-
-/// Normalizes groups of channels of each picture (<https://arxiv.org/abs/1803.08494>).
-#[derive(Debug)]
-pub struct GroupNorm {
-    groups: usize,
-    eps: f32,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-/// Normalizes each token (<https://arxiv.org/abs/1607.06450>).
-#[derive(Debug)]
-pub struct LayerNorm {
-    eps: f32,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+    #[cfg(feature = "candle")]
+    Candle(candle::Conv2d),
 }
 
 /// A table of vectors. It stays on the host: a prompt needs few of its rows, once.
@@ -131,6 +120,11 @@ impl Linear {
                 out_features,
                 in_features,
             )),
+            #[cfg(feature = "candle")]
+            Device::Candle(device) => {
+                let shape = [out_features, in_features];
+                PackedLinear::Candle(candle::Linear::new(device, &weight, bias.as_deref(), shape)?)
+            }
         };
         Ok(Self { out_features, packed })
     }
@@ -150,13 +144,16 @@ impl Linear {
     pub fn forward_with(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
         assert!(epilogue.channel_bias.is_none(), "a linear layer takes no channel bias");
         let shape = self.output_shape(x, self.out_features);
-        match (&self.packed, x.storage()) {
-            (PackedLinear::Cpu(packed), Storage::Cpu(cpu, data)) => {
+        match &self.packed {
+            PackedLinear::Cpu(packed) => {
+                let (cpu, data) = cpu::parts(x);
                 let rows = shape.iter().product::<usize>() / self.out_features;
                 let mut out = cpu.buffer(rows * self.out_features)?;
                 packed.forward(data, rows, epilogue.activation.into(), epilogue.residual_data(&shape), &mut out);
                 Ok(Tensor::on_cpu(cpu, &shape, out))
             }
+            #[cfg(feature = "candle")]
+            PackedLinear::Candle(linear) => linear.forward(x, epilogue, &shape),
         }
     }
 
@@ -168,13 +165,16 @@ impl Linear {
     pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
         let inner = self.out_features / 2;
         let shape = self.output_shape(x, inner);
-        match (&self.packed, x.storage()) {
-            (PackedLinear::Cpu(packed), Storage::Cpu(cpu, data)) => {
+        match &self.packed {
+            PackedLinear::Cpu(packed) => {
+                let (cpu, data) = cpu::parts(x);
                 let rows = shape.iter().product::<usize>() / inner;
                 let mut out = cpu.buffer(rows * inner)?;
                 packed.forward_geglu(data, rows, &mut out);
                 Ok(Tensor::on_cpu(cpu, &shape, out))
             }
+            #[cfg(feature = "candle")]
+            PackedLinear::Candle(linear) => linear.forward_geglu(x, &shape),
         }
     }
 
@@ -242,6 +242,11 @@ impl Conv2d {
                 stride,
                 padding,
             )),
+            #[cfg(feature = "candle")]
+            Device::Candle(device) => {
+                let shape = [out_channels, in_channels, kernel, kernel];
+                PackedConv2d::Candle(candle::Conv2d::new(device, &weight, bias, shape, stride, padding)?)
+            }
         };
         Ok(Self { out_channels, packed })
     }
@@ -260,8 +265,9 @@ impl Conv2d {
     /// [`crate::Error::OutOfMemory`] or [`crate::Error::Device`].
     pub fn forward_with(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
         let (n, _, h, w) = x.feature_map_shape();
-        match (&self.packed, x.storage()) {
-            (PackedConv2d::Cpu(packed), Storage::Cpu(cpu, data)) => {
+        match &self.packed {
+            PackedConv2d::Cpu(packed) => {
+                let (cpu, data) = cpu::parts(x);
                 let (out_h, out_w) = packed.output_size(h, w);
                 let shape = [n, self.out_channels, out_h, out_w];
                 let mut out = cpu.buffer(shape.iter().product())?;
@@ -281,6 +287,8 @@ impl Conv2d {
                 );
                 Ok(Tensor::on_cpu(cpu, &shape, out))
             }
+            #[cfg(feature = "candle")]
+            PackedConv2d::Candle(conv) => conv.forward(x, epilogue),
         }
     }
 }
@@ -301,85 +309,6 @@ impl Epilogue<'_> {
             assert_eq!(residual.shape(), shape, "residual");
             cpu::data(residual)
         })
-    }
-}
-
-impl GroupNorm {
-    /// Reads `weight` and `bias` (channels).
-    ///
-    /// # Errors
-    /// [`crate::Error::MissingTensor`] or [`crate::Error::TensorShape`]; [`crate::Error::BadFile`] when the channels do not
-    /// divide into the groups.
-    pub fn load(weights: &Weights, groups: usize, channels: usize, eps: f64, device: &Device) -> Result<Self> {
-        if groups == 0 || !channels.is_multiple_of(groups) {
-            let reason = format!("{}: {channels} channels do not divide into {groups} groups", weights.path("weight"));
-            return Err(Error::BadFile { path: weights.label().into(), reason });
-        }
-        match device {
-            Device::Cpu(_) => Ok(Self {
-                groups,
-                eps: eps as f32,
-                weight: weights.get("weight", &[channels])?.to_f32(),
-                bias: weights.get("bias", &[channels])?.to_f32(),
-            }),
-        }
-    }
-
-    /// `activation(norm(x))` of a feature map.
-    ///
-    /// # Errors
-    /// [`crate::Error::OutOfMemory`] or [`crate::Error::Device`].
-    pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let (n, c, h, w) = x.feature_map_shape();
-        match x.storage() {
-            Storage::Cpu(cpu, data) => {
-                let mut out = cpu.buffer(data.len())?;
-                cpu_kernels::group_norm(
-                    data,
-                    n,
-                    h * w,
-                    c,
-                    self.groups,
-                    &self.weight,
-                    &self.bias,
-                    self.eps,
-                    activation.into(),
-                    &mut out,
-                );
-                Ok(Tensor::on_cpu(cpu, x.shape(), out))
-            }
-        }
-    }
-}
-
-impl LayerNorm {
-    /// Reads `weight` and `bias` (channels).
-    ///
-    /// # Errors
-    /// [`crate::Error::MissingTensor`] or [`crate::Error::TensorShape`].
-    pub fn load(weights: &Weights, channels: usize, eps: f64, device: &Device) -> Result<Self> {
-        match device {
-            Device::Cpu(_) => Ok(Self {
-                eps: eps as f32,
-                weight: weights.get("weight", &[channels])?.to_f32(),
-                bias: weights.get("bias", &[channels])?.to_f32(),
-            }),
-        }
-    }
-
-    /// The norm of each token of hidden states `(n, l, c)`.
-    ///
-    /// # Errors
-    /// [`crate::Error::OutOfMemory`] or [`crate::Error::Device`].
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (n, l, c) = x.tokens_shape();
-        match x.storage() {
-            Storage::Cpu(cpu, data) => {
-                let mut out = cpu.buffer(data.len())?;
-                cpu_kernels::layer_norm(data, n * l, c, &self.weight, &self.bias, self.eps, &mut out);
-                Ok(Tensor::on_cpu(cpu, x.shape(), out))
-            }
-        }
     }
 }
 

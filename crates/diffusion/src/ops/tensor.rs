@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::buffer::Buffer;
+#[cfg(feature = "candle")]
+use super::candle::{self, CandleDevice};
 use super::device::{CpuDevice, Device};
 use crate::Result;
 
@@ -18,6 +20,9 @@ pub struct Tensor {
 pub(super) enum Storage {
     /// Row-major; a feature map channels-last, that is `(n, h, w, c)`.
     Cpu(CpuDevice, Arc<Buffer>),
+    /// Row-major.
+    #[cfg(feature = "candle")]
+    Candle(CandleDevice, candle_core::Tensor),
 }
 
 impl Tensor {
@@ -39,6 +44,8 @@ impl Tensor {
                 }
                 Ok(Self::on_cpu(cpu, shape, buffer))
             }
+            #[cfg(feature = "candle")]
+            Device::Candle(device) => device.upload(data, shape),
         }
     }
 
@@ -56,6 +63,8 @@ impl Tensor {
                 }
                 _ => data.to_vec(),
             }),
+            #[cfg(feature = "candle")]
+            Storage::Candle(device, array) => candle::download(device, array),
         }
     }
 
@@ -68,6 +77,8 @@ impl Tensor {
     pub fn device(&self) -> Device {
         match &self.storage {
             Storage::Cpu(cpu, _) => Device::Cpu(cpu.clone()),
+            #[cfg(feature = "candle")]
+            Storage::Candle(device, _) => Device::Candle(device.clone()),
         }
     }
 
@@ -79,6 +90,8 @@ impl Tensor {
         let (n, c, h, w) = self.feature_map_shape();
         match &self.storage {
             Storage::Cpu(..) => Ok(Self { shape: vec![n, h * w, c], storage: self.storage.clone() }),
+            #[cfg(feature = "candle")]
+            Storage::Candle(..) => candle::to_tokens(self),
         }
     }
 
@@ -91,6 +104,8 @@ impl Tensor {
         assert_eq!(l, h * w, "tokens of a {h} x {w} feature map");
         match &self.storage {
             Storage::Cpu(..) => Ok(Self { shape: vec![n, c, h, w], storage: self.storage.clone() }),
+            #[cfg(feature = "candle")]
+            Storage::Candle(..) => candle::to_feature_map(self, h, w),
         }
     }
 
@@ -110,12 +125,19 @@ impl Tensor {
                 }
                 Ok(Self::on_cpu(cpu, &[n, c], out))
             }
+            #[cfg(feature = "candle")]
+            Storage::Candle(..) => candle::select_tokens(self, positions),
         }
     }
 
     pub(super) fn on_cpu(cpu: &CpuDevice, shape: &[usize], data: Buffer) -> Self {
         debug_assert_eq!(data.len(), shape.iter().product::<usize>());
         Self { shape: shape.to_vec(), storage: Storage::Cpu(cpu.clone(), Arc::new(data)) }
+    }
+
+    #[cfg(feature = "candle")]
+    pub(super) fn on_candle(device: &CandleDevice, array: candle_core::Tensor) -> Self {
+        Self { shape: array.dims().to_vec(), storage: Storage::Candle(device.clone(), array) }
     }
 
     pub(super) fn storage(&self) -> &Storage {

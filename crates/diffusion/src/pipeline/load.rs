@@ -139,7 +139,7 @@ impl Pipeline {
         let mut autoencoder = {
             let (source, device) = (source.clone(), device.clone());
             Part::new(keep, move || {
-                let weights = open(&source, "vae", "diffusion_pytorch_model")?;
+                let weights = open(&source, &device, "vae", "diffusion_pytorch_model")?;
                 let model = Autoencoder::load(&vae_config, "vae/config.json", &weights, &device)?;
                 warn_of_unused("vae", &weights);
                 Ok(model)
@@ -148,7 +148,7 @@ impl Pipeline {
         let mut unet = {
             let (source, device, config) = (source.clone(), device.clone(), unet_config.clone());
             Part::new(keep, move || {
-                let weights = open(&source, "unet", "diffusion_pytorch_model")?;
+                let weights = open(&source, &device, "unet", "diffusion_pytorch_model")?;
                 let model = UNet2DConditionModel::load(&config, &weights, &device)?;
                 warn_of_unused("unet", &weights);
                 Ok(model)
@@ -236,7 +236,7 @@ fn encoder(
     }
     let (source, device) = (source.clone(), device.clone());
     let model = Part::new(keep, move || {
-        let weights = open(&source, folder, "model")?;
+        let weights = open(&source, &device, folder, "model")?;
         let model = ClipTextModel::load(&config, &weights, &device)?;
         warn_of_unused(folder, &weights);
         Ok(model)
@@ -246,9 +246,11 @@ fn encoder(
 
 /// Opens the weights of one network and refuses those that do not fit into memory: they are packed as they are read, so
 /// that they take as much again as the files have.
-fn open(source: &ModelSource, folder: &str, stem: &str) -> Result<Weights> {
+fn open(source: &ModelSource, device: &Device, folder: &str, stem: &str) -> Result<Weights> {
     let weights = source.weights(folder, stem)?;
-    memory::ensure(weights.bytes())?;
+    if device.packs_in_host_memory() {
+        memory::ensure(weights.bytes())?;
+    }
     Ok(weights)
 }
 

@@ -74,6 +74,8 @@ impl Autoencoder {
     /// # Errors
     /// [`Error::BadFile`], [`Error::Unsupported`], [`Error::MissingTensor`], [`Error::TensorShape`], or what the device says.
     pub fn load(json: &str, file: &str, weights: &Weights, device: &Device) -> Result<Self> {
+        // The activations of SDXL's autoencoder leave the range of half precision, and bfloat16 shows in the picture.
+        let device = &device.single_precision();
         device.install(|| match parse::<Class>(json, file, &[])?.name.as_str() {
             "AutoencoderKL" => {
                 let config = AutoencoderKlConfig::parse(json, file)?;
