@@ -100,7 +100,7 @@ async fn start(args: &cli::Client, tell: &dyn Fn(&str)) -> Result<Client, Failur
             if client.ready().await.is_ok() {
                 let log = log.display();
                 tell(&format!(
-                    "started a queen in the background at {} (log: {log}; stop her with: rbee down)",
+                    "started a queen in the background at {}; rbee down stops her\nher log: {log}",
                     record.url
                 ));
                 return Ok(client);

@@ -96,7 +96,13 @@ pub(crate) async fn follow(
         let Some((id, event)) = event? else {
             return Err(Failure::new(Exit::Failed, format!("the stream of {job_id} ended without a last event")));
         };
-        each(id, &event, progress)?;
+        if let Err(failure) = each(id, &event, progress) {
+            // Whoever read the events has gone, and nobody is left to want the picture.
+            if cancel_on_interrupt && !event.is_terminal() {
+                let _ = client.cancel_job(job_id).await;
+            }
+            return Err(failure);
+        }
         progress.event(&event);
         match event {
             JobEvent::Complete(completion) => return Ok(completion),

@@ -37,7 +37,13 @@ impl Output {
                 return Err(Failure::new(Exit::Usage, message).hint("give a folder or a pattern like out-{index}.png"));
             }
             Self::Stdout => {}
-            Self::Folder(folder) => check_folder(folder)?,
+            Self::Folder(folder) => {
+                // A name that ends with a slash can mean nothing but a folder.
+                if !folder.is_dir() {
+                    std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
+                }
+                check_folder(folder)?;
+            }
             Self::File(path) => {
                 let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
                 if matches!(extension.as_deref(), Some("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff")) {
@@ -216,11 +222,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_ends_with_a_slash_is_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = folder.path().join("new/");
+        let output = Output::parse(Some(&new), 1).unwrap();
+        assert_eq!(output.write(b"one", &picture("a cat")).unwrap(), Some(new.join("a-cat-42.png")));
+    }
+
+    #[test]
     fn what_cannot_be_written_is_told_before_anything_is_painted() {
         let folder = tempfile::tempdir().unwrap();
         let refused = |path: &Path, count| Output::parse(Some(path), count).unwrap_err().to_string();
         assert!(refused(&folder.path().join("no/out.png"), 1).contains("does not exist"));
-        assert!(refused(&folder.path().join("no/"), 1).contains("does not exist"));
         assert!(refused(&folder.path().join("out.jpg"), 1).contains("PNG"));
         assert!(refused(Path::new("-"), 2).contains("--count is 2"));
     }

@@ -88,6 +88,7 @@ fn pictures_go_where_they_are_sent() {
     let piped = house.rbee(&generate(&["x", "-o", "-", "-q"])).output().unwrap();
     assert!(piped.stdout.starts_with(b"\x89PNG"));
     assert_eq!(stderr(&piped), "");
+    assert_eq!(house.run(&generate(&["x", "-o", "new/", "--seed", "1"])), "new/x-1.png\n");
     let (code, said) = house.fail(&generate(&["x", "-o", "missing/out.png"]));
     assert_eq!(code, 2);
     assert!(said.contains("missing does not exist"), "{said}");
@@ -156,6 +157,18 @@ fn ctrl_c_cancels_the_job() {
     assert!(stderr(&output).contains("was cancelled"), "{}", stderr(&output));
     assert!(house.run(&["job", "list", "--state", "cancelled"]).contains("job-"));
     assert_eq!(house.pictures(), [] as [std::path::PathBuf; 0]);
+}
+
+#[test]
+fn a_reader_that_goes_away_cancels_the_job() {
+    let house = House::with_queen();
+    let slow = ["image", "generate", "x", "--steps", "150", "--count", "64", "--scheduler", "ddim", "--json=events"];
+    let mut child = house.rbee(&slow).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    eventually("it is cancelled", || {
+        house.run(&["job", "list", "--state", "cancelled"]).contains("job-").then_some(())
+    });
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub(crate) struct Paint {
     /// Where the pictures go: a file, a pattern with {index} or {seed}, a folder, or - for standard output.
     ///
     /// Without it they go into the current folder, under a name made of prompt and seed that overwrites nothing. A file
-    /// that is named is replaced.
+    /// that is named is replaced; a folder whose name ends with a slash is made.
     #[arg(long, short, value_name = "PATH", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
     /// Print JSON on standard output and nothing else: one object at the end, or every event as it comes.

@@ -64,7 +64,7 @@ async fn run_job(operation: Operation, paint: &Paint, interrupts: &mut Interrupt
             if let (JobEvent::Preview { image, .. }, Some(terminal)) = (event, &terminal) {
                 progress.suspend(|| draw(terminal, image));
             }
-            if events { print::json(&numbered(id, event)) } else { Ok(()) }
+            if events { progress.suspend(|| print::json(&numbered(id, event))) } else { Ok(()) }
         })
         .await?;
         match completion {
