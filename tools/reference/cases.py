@@ -164,25 +164,28 @@ def golden_cases():
 
 
 def full_size_cases():
-    """Few enough for full-size networks on a CPU: every operation of every kind, each with another sampler."""
+    """Few enough for full-size networks on a CPU: every operation of every kind, and some samplers and prompts."""
     names = iter(list(SCHEDULERS) * 9)
     for kind in KINDS:
-        # SDXL's network is three times as large: fewer steps.
-        fields = dict(steps=3) if "sdxl" in kind else own_settings(kind)
+        sd1, xl = kind in ("sd15", "sd15-inpaint", "lcm"), "sdxl" in kind
+        fields, first = dict(steps=3) if xl else own_settings(kind), operations_of(kind)[0]
         for operation in operations_of(kind):
-            for size, tiny in (("256x256", False), ("200x136", True)):
+            large = sd1 or (operation == "image_generation" and not xl)
+            for size, tiny in (("256x256" if large else "200x136", False), ("200x136", True)):
+                if tiny and not sd1 and operation != first:
+                    continue
                 width, height = map(int, size.split("x"))
                 extra = dict(width=width, height=height) if operation == "image_generation" else dict(init_image=f"init-{size}")
                 if operation == "image_inpaint":
                     extra |= dict(mask_image=f"mask-{size}", strength=1.0)
                 name = f"{kind}{'-tiny-vae' if tiny else ''}.{operation}.{size}"
                 yield case(name, kind, operation, negative_prompt=NEGATIVE, **fields, **extra, **({"tiny_vae": True} if tiny else {}))
-        operation = operations_of(kind)[0]
-        for _ in range(4 if kind in ("sd15", "sd21") else 1 if kind == "sdxl-inpaint" else 2):
+        for _ in range(4 if kind in ("sd15", "sd21") else 1 if xl else 2):
             scheduler = next(names)
-            extra = dict(width=200, height=136) if operation == "image_generation" else dict(init_image="init-200x136", mask_image="mask-200x136")
-            yield case(f"{kind}.{operation}.200x136.{scheduler}", kind, operation, scheduler=scheduler, **fields, **extra)
+            extra = dict(width=200, height=136) if first == "image_generation" else dict(init_image="init-200x136", mask_image="mask-200x136")
+            yield case(f"{kind}.{first}.200x136.{scheduler}", kind, first, scheduler=scheduler, **fields, **extra)
     for kind in ("sd15", "sd21", "sdxl"):
-        steps = 3 if kind == "sdxl" else 4
-        yield case(f"{kind}.long-prompt.200x136", kind, prompt=LONG, negative_prompt=NEGATIVE, width=200, height=136, steps=steps)
-        yield case(f"{kind}.clip-skip-1.200x136", kind, clip_skip=1, width=200, height=136, steps=steps)
+        size = dict(width=200, height=136, steps=3 if kind == "sdxl" else 4)
+        yield case(f"{kind}.long-prompt.200x136", kind, prompt=LONG, negative_prompt=NEGATIVE, **size)
+        if kind != "sdxl":
+            yield case(f"{kind}.clip-skip-1.200x136", kind, clip_skip=1, **size)
