@@ -124,7 +124,7 @@ async fn stop(child: &mut Child) -> io::Result<std::process::ExitStatus> {
 
 /// The last lines of a log, on one line, without what colours them and without when and where they were said.
 pub fn last_words(log: &Path) -> String {
-    const BYTES: u64 = 4096;
+    const BYTES: u64 = 64 * 1024;
     const LINES: usize = 3;
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(log)?;
@@ -136,7 +136,11 @@ pub fn last_words(log: &Path) -> String {
     };
     let bytes = read().unwrap_or_default();
     let text = without_escapes(&String::from_utf8_lossy(&bytes));
-    let lines: Vec<&str> = text.lines().filter_map(message).filter(|line| !line.is_empty()).collect();
+    // Who asks for backtraces (`RUST_BACKTRACE`) finds them in the log; the reason stands before.
+    let is_backtrace = |line: &str| line.trim().eq_ignore_ascii_case("stack backtrace:");
+    let reason = text.lines().collect::<Vec<_>>();
+    let end = reason.iter().rposition(|line| is_backtrace(line)).unwrap_or(reason.len());
+    let lines: Vec<&str> = reason[..end].iter().copied().filter_map(message).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LINES)..].join(" | ")
 }
 
@@ -175,8 +179,10 @@ mod tests {
     fn last_words_are_plain_and_short() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
-        fs::write(&log, format!("{}\n\x1b[31mERROR\x1b[0m one\n\n two \nthree\n", "x".repeat(10_000))).unwrap();
+        fs::write(&log, format!("{}\n\x1b[31mERROR\x1b[0m one\n\n two \nthree\n", "x".repeat(100_000))).unwrap();
         assert_eq!(last_words(&log), "ERROR one | two | three");
+        fs::write(&log, "Error: no device\n\nStack backtrace:\n   0: main\n   1: _start\n").unwrap();
+        assert_eq!(last_words(&log), "Error: no device");
         assert_eq!(last_words(&folder.path().join("none")), "");
         let line = |level: &str| format!("2026-01-01T00:00:00.123456Z {level} worker_engine::engine: no model: x");
         assert_eq!(message(&line("ERROR")), Some("no model: x"));

@@ -160,10 +160,11 @@ impl JobServer for QueenServer {
                 self.paint(request.into(), &settings)
             }
             QueenOperation::Status(_) => {
+                // Looked at before the job that asks is one of the jobs.
+                let result = status::status(self);
                 let job = shared.registry.create_job(kind)?;
                 let response = job.response();
                 job.started(None, None, 1);
-                let result = status::status(self);
                 job.finish(Ending::Complete(Outcome::Result(result)));
                 Ok(response)
             }
