@@ -112,7 +112,7 @@ def paint_references(work, todo):
             save(picture, reference(work, case))
             print(f"diffusers {case['size']} {case['name']}: {time.time() - start:.1f} s", flush=True)
         del pipe, own
-        gc.collect()  # the worker needs the memory next
+        gc.collect()
 
 
 def reference(work, case):
@@ -153,6 +153,7 @@ class Worker:
         self.process.wait()
 
     def call(self, path, body=None):
+        """A request's answer; HTTPError with the server's own words where it refuses."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -203,7 +204,7 @@ def paint_ours(work, todo, program, again):
                 except urllib.error.HTTPError as error:
                     results[case["key"]] = dict(error=error.read().decode())
                     shown = results[case["key"]]["error"]
-                except (RuntimeError, ValueError) as error:
+                except (RuntimeError, ValueError, urllib.error.URLError, ConnectionError) as error:
                     results[case["key"]] = dict(error=str(error))
                     shown = str(error)
                 print(f"ours {case['size']} {case['name']}: {shown} ({time.time() - start:.1f} s)", flush=True)
@@ -290,13 +291,15 @@ def main():
     a = ap.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     todo = all_cases(a)
-    if not a.table:
+    if a.references:
         import torch
 
         torch.set_num_threads(a.threads)
         paint_references(a.work, todo)
-    if a.references:
         return
+    if not a.table:
+        # In a process of its own: what torch held, the worker needs next.
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--references"], check=True)
     if a.table:
         results = json.loads((a.work / "results.json").read_text())
     else:
@@ -304,7 +307,10 @@ def main():
     # The page has every result there is, also those of earlier runs with other options.
     everything = all_cases(argparse.Namespace(small=False, full=False, quick=False, kinds=None))
     write_table(everything, results, a.page)
-    low = [c["name"] for c in todo if results.get(c["key"], {}).get("db", 0.0) < GOAL]
+    missing = [c["name"] for c in todo if c["key"] not in results]
+    if missing:
+        print("not compared yet:", ", ".join(missing))
+    low = [c["name"] for c in todo if c["key"] in results and results[c["key"]].get("db", 0.0) < GOAL]
     if low:
         sys.exit(f"below {GOAL} dB: " + ", ".join(low))
 
