@@ -80,17 +80,7 @@ impl Conv2d {
             kernel.1,
             weight.len()
         );
-        let fits = kernel == (3, 3) && stride == 1;
-        let pairs = out_channels * in_channels;
-        let tile = match algorithm {
-            // With few channels the transforms cost more than they save.
-            ConvAlgorithm::Auto if !fits || in_channels < 16 || out_channels < 16 => None,
-            ConvAlgorithm::Auto => Some(if pairs <= WINOGRAD4_PAIRS { 6 } else { 4 }),
-            ConvAlgorithm::Gemm => None,
-            ConvAlgorithm::Winograd2 => Some(4),
-            ConvAlgorithm::Winograd4 => Some(6),
-        };
-        assert!(tile.is_none() || fits, "{algorithm:?} is for 3 x 3 at stride 1, not {kernel:?} at stride {stride}");
+        let tile = algorithm.tile(out_channels, in_channels, kernel, stride);
         let kernels = isa::kernels();
         let weights = match tile {
             None => Weights::Gemm(Packed::new(kernels, weight, out_channels, in_channels, taps)),
@@ -108,6 +98,27 @@ impl Conv2d {
     /// Number of output channels.
     pub fn out_channels(&self) -> usize {
         self.out_channels
+    }
+
+    /// What [`Conv2d::bytes`] will be for a weight of `stored_bytes` an element: more than is stored where a transformed weight is
+    /// kept, or where the last outputs do not fill a vector. A linear layer takes what a 1 x 1 convolution does.
+    ///
+    /// # Panics
+    /// For a Winograd transform of anything but 3 x 3 at stride 1.
+    pub fn packed_bytes(
+        stored_bytes: usize,
+        out_channels: usize,
+        in_channels: usize,
+        kernel: (usize, usize),
+        stride: usize,
+        algorithm: ConvAlgorithm,
+    ) -> usize {
+        let outputs = out_channels.next_multiple_of(isa::kernels().panel());
+        let weights = match algorithm.tile(out_channels, in_channels, kernel, stride) {
+            None => (kernel.0 * kernel.1 * in_channels * outputs * stored_bytes).next_multiple_of(size_of::<f32>()),
+            Some(tile) => (tile * tile * outputs + 1) * in_channels * size_of::<f32>(),
+        };
+        weights + outputs * size_of::<f32>()
     }
 
     /// Bytes that the packed weight and bias take.
@@ -191,6 +202,24 @@ impl Conv2d {
                 gemm(&source, packed, n, out_h * out_w, &out, y);
             }
         }
+    }
+}
+
+impl ConvAlgorithm {
+    /// The side of Winograd's input tile for this shape, `None` for a plain product.
+    fn tile(self, out_channels: usize, in_channels: usize, kernel: (usize, usize), stride: usize) -> Option<usize> {
+        let fits = kernel == (3, 3) && stride == 1;
+        let pairs = out_channels * in_channels;
+        let tile = match self {
+            // With few channels the transforms cost more than they save.
+            Self::Auto if !fits || in_channels < 16 || out_channels < 16 => None,
+            Self::Auto => Some(if pairs <= WINOGRAD4_PAIRS { 6 } else { 4 }),
+            Self::Gemm => None,
+            Self::Winograd2 => Some(4),
+            Self::Winograd4 => Some(6),
+        };
+        assert!(tile.is_none() || fits, "{self:?} is for 3 x 3 at stride 1, not {kernel:?} at stride {stride}");
+        tile
     }
 }
 

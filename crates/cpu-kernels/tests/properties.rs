@@ -88,3 +88,34 @@ fn results_do_not_depend_on_the_number_of_threads() {
         }
     });
 }
+
+#[test]
+fn the_bytes_of_packed_weights_are_foreseen() {
+    use ConvAlgorithm::{Auto, Gemm, Winograd2, Winograd4};
+    let f16 = vec![half::f16::ZERO; 1024 * 1024 * 9];
+    let f32 = vec![0f32; 320 * 320 * 9];
+    let (plain, small) = ((1, 1), (3, 3));
+    let check = |co: usize, ci: usize, kernel: (usize, usize), stride, algorithm| {
+        let len = co * ci * kernel.0 * kernel.1;
+        for (size, weight) in [(2, Some(Weight::F16(&f16[..len]))), (4, f32.get(..len).map(Weight::F32))] {
+            let Some(weight) = weight else { continue };
+            let conv = Conv2d::with_algorithm(weight, None, co, ci, kernel, stride, [0; 4], algorithm);
+            let foreseen = Conv2d::packed_bytes(size, co, ci, kernel, stride, algorithm);
+            assert_eq!(foreseen, conv.bytes(), "{conv:?}, {size} bytes, {algorithm:?}");
+        }
+        Conv2d::packed_bytes(2, co, ci, kernel, stride, algorithm) as f64 / (co * ci) as f64
+    };
+    for (co, ci) in [(320, 320), (96, 48), (16, 16), (4, 320), (15, 16), (16, 15), (3, 1), (1, 3)] {
+        for (kernel, stride, algorithm) in [(plain, 1, Auto), (small, 2, Auto), (small, 1, Auto), (small, 1, Gemm)] {
+            check(co, ci, kernel, stride, algorithm);
+        }
+        check(co, ci, small, 1, Winograd2);
+        check(co, ci, small, 1, Winograd4);
+    }
+    // 36 floats for a pair of channels, and above 640 x 1280 pairs 16.
+    assert!((144.0..160.0).contains(&check(640, 640, small, 1, Auto)));
+    assert!((64.0..70.0).contains(&check(1024, 1024, small, 1, Auto)));
+    assert!((18.0..20.0).contains(&check(1024, 1024, small, 1, Gemm)));
+    let linear = Linear::new(Weight::F16(&f16[..77 * 33]), None, 77, 33);
+    assert_eq!(linear.bytes(), Conv2d::packed_bytes(2, 77, 33, plain, 1, Auto));
+}
