@@ -11,7 +11,7 @@ use std::fs;
 use std::ops::ControlFlow;
 
 use diffusion::image::{self, Decoded, Pixels};
-use diffusion::ops::Device;
+use diffusion::ops::{CpuOptions, Device};
 use diffusion::pipeline::{LoadOptions, ModelSource, Pipeline, Request, Task};
 use serde::Deserialize;
 use support::goldens;
@@ -130,7 +130,7 @@ fn check(kind: &str) {
     let (mut table, mut bad) = (String::new(), Vec::new());
     for (model, cases) in models {
         // One thread: the tests of the other kinds run beside this one.
-        let device = Device::cpu(Some(1)).expect("a CPU is there");
+        let device = Device::cpu(CpuOptions { threads: Some(1), ..CpuOptions::default() }).expect("a CPU is there");
         let source = ModelSource::folder(&model.folder()).expect("a small model is a model");
         let go_on = &mut |_| ControlFlow::Continue(());
         let mut pipeline =

@@ -6,11 +6,12 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use diffusion::models::{
     Autoencoder, ClipTextConfig, ClipTextModel, Conditioning, Encoded, TextTime, UNet2DConditionModel, UNetConfig,
 };
-use diffusion::ops::{Device, Tensor};
+use diffusion::ops::{CpuOptions, Device, Tensor};
 use diffusion::weights::Weights;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::Deserialize;
@@ -106,7 +107,7 @@ fn refused<T, E: std::fmt::Display>(result: Result<T, E>, expected: &str) {
 }
 
 fn cpu() -> Device {
-    Device::cpu(Some(2)).expect("threads")
+    Device::cpu(CpuOptions { threads: Some(2), low_memory: false }).expect("threads")
 }
 
 /// Every device that is built, and how far its outputs may be from diffusers', of the largest number: float32 rounds
@@ -296,6 +297,33 @@ fn what_does_not_fit_the_network_is_refused() {
     let tiny = tiny.expect("weights");
     refused(tiny.encode(&[0.0; 3 * 4 * 6], 1, 4, 6), "image is 6 x 4; sides must be multiples of 4");
     refused(tiny.decode(&[0.0; 3], 1, 1, 1), "latents has 3 numbers");
+}
+
+/// The model that is shipped: its convolutions are wide enough to be transformed.
+#[test]
+fn the_memory_of_weights_is_foreseen() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-scenes"));
+    let mut taken = Vec::new();
+    for low_memory in [false, true] {
+        let device = Device::cpu(CpuOptions { threads: Some(2), low_memory }).expect("threads");
+        for part in ["unet", "vae"] {
+            let config = fs::read_to_string(folder.join(part).join("config.json")).expect("a config");
+            let weights = Weights::open(&folder.join(part), "diffusion_pytorch_model").expect("weights");
+            let foreseen = device.packed_bytes(&weights) as f64;
+            let network: Box<dyn std::any::Any> = if part == "unet" {
+                let config = UNetConfig::parse(&config, part).expect("a config");
+                Box::new(UNet2DConditionModel::load(&config, &weights, &device).expect("the weights fit"))
+            } else {
+                Box::new(Autoencoder::load(&config, part, &weights, &device).expect("the weights fit"))
+            };
+            let loaded = device.weight_bytes() as f64;
+            assert!((foreseen / loaded - 1.0).abs() < 0.1, "{part}, {low_memory}: {foreseen} foreseen, {loaded} taken");
+            taken.push(loaded);
+            drop(network);
+            assert_eq!(device.weight_bytes(), 0);
+        }
+    }
+    assert!(taken[0] > 2.0 * taken[2] && taken[1] > 2.0 * taken[3], "{taken:?}");
 }
 
 /// Two steps, because the first may have given a small tensor what the second needs for a large one.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use diffusion::ops::Device;
+use diffusion::ops::{CpuOptions, Device};
 use diffusion::pipeline::{LoadOptions, Pipeline};
 use job_server::{JobRegistry, Port, RegistryLimits};
 use operations_contract::{ApiError, DeviceInfo, ErrorCode, SD_WORKER_PORT, WORKER_JOBS};
@@ -99,7 +99,8 @@ fn device(kind: DeviceKind, args: &Args, precision: Precision) -> anyhow::Result
             if index != 0 {
                 bail!("--device {index}: there is one CPU, number 0");
             }
-            Ok(Device::cpu(Some(args.worker.threads_or_all()))?)
+            let threads = Some(args.worker.threads_or_all());
+            Ok(Device::cpu(CpuOptions { threads, low_memory: args.worker.low_memory })?)
         }
         DeviceKind::Cuda => cuda(index, precision),
         DeviceKind::Metal => metal(index, precision, args.use_flash_attn),

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use diffusion::ops::Device;
+use diffusion::ops::{CpuOptions, Device};
 use diffusion::pipeline::{Event, LoadOptions, ModelSource, Pipeline, Request, Task};
 use diffusion::{Error, Result};
 
@@ -30,8 +30,11 @@ fn model() -> tempfile::TempDir {
 }
 
 fn load(folder: &Path, options: LoadOptions) -> Result<Pipeline> {
-    let device = Device::cpu(Some(2))?;
-    Pipeline::load(&ModelSource::folder(folder)?, &device, options, &mut |_| ControlFlow::Continue(()))
+    load_on(&Device::cpu(CpuOptions { threads: Some(2), low_memory: false })?, folder, options)
+}
+
+fn load_on(device: &Device, folder: &Path, options: LoadOptions) -> Result<Pipeline> {
+    Pipeline::load(&ModelSource::folder(folder)?, device, options, &mut |_| ControlFlow::Continue(()))
 }
 
 fn request(steps: usize) -> Request {
@@ -104,11 +107,26 @@ fn what_is_no_diffusers_folder_is_refused_with_what_to_give() {
 #[test]
 fn little_memory_paints_the_same_picture() {
     let folder = model();
-    let paint = |low_memory| {
-        let mut pipeline = load(folder.path(), LoadOptions { low_memory }).expect("the model loads");
-        pipeline.paint(&request(3), &mut |_| ControlFlow::Continue(())).expect("it is painted").image
+    let paint = |parts, kernels| {
+        let device = Device::cpu(CpuOptions { threads: Some(2), low_memory: kernels }).expect("threads");
+        let options = LoadOptions { low_memory: parts };
+        let mut pipeline = load_on(&device, folder.path(), options).expect("the model loads");
+        let held = device.weight_bytes();
+        let picture = pipeline.paint(&request(3), &mut |_| ControlFlow::Continue(())).expect("it is painted").image;
+        (picture, held)
     };
-    assert_eq!(paint(true), paint(false));
+    let (usual, usual_bytes) = paint(false, false);
+    let (in_parts, _) = paint(true, false);
+    assert_eq!(in_parts, usual, "the same sums");
+    // Sums in another order: the last digits may turn a byte by one here and there.
+    let (stored_size, stored_bytes) = paint(false, true);
+    let squares = stored_size.data().iter().zip(usual.data()).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
+    let mean = squares.sum::<f64>() / usual.data().len() as f64;
+    assert!(10.0 * (255f64.powi(2) / mean).log10() >= 60.0, "mean square of the difference {mean}");
+    assert!(2 * stored_bytes < usual_bytes, "{stored_bytes} bytes of weights, {usual_bytes} transformed");
+    let (picture, held) = paint(true, true);
+    assert_eq!(picture, stored_size, "the same sums");
+    assert!(held < stored_bytes, "{held} bytes of weights are held between pictures");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, OnceLock};
 
 use diffusion::image::Pixels;
-use diffusion::ops::Device;
+use diffusion::ops::{CpuOptions, Device};
 use diffusion::pipeline::{Event, LoadOptions, Pipeline, Request, Task};
 use sd_worker_rbee::embedded;
 
@@ -35,7 +35,7 @@ fn paint(request: &Request) -> Pixels {
 fn paint_and_watch(request: &Request, mut watch: impl FnMut(Event)) -> Pixels {
     static PIPELINE: OnceLock<Mutex<Pipeline>> = OnceLock::new();
     let pipeline = PIPELINE.get_or_init(|| {
-        let device = Device::cpu(None).expect("a CPU has threads");
+        let device = Device::cpu(CpuOptions::default()).expect("a CPU has threads");
         let mut observer = |_| ControlFlow::Continue(());
         Mutex::new(
             Pipeline::load(&embedded::tiny_scenes(), &device, LoadOptions::default(), &mut observer)

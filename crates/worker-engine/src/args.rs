@@ -23,7 +23,7 @@ pub struct WorkerArgs {
     /// Precision to compute in; the device's usual one if absent.
     #[arg(long, env = "RBEE_PRECISION", value_enum)]
     pub precision: Option<Precision>,
-    /// Spend time to save memory.
+    /// Spend time to save memory: networks are read again for each picture, and a CPU convolves without transformed weights.
     #[arg(long, env = "RBEE_LOW_MEMORY")]
     pub low_memory: bool,
     /// Which of the devices of this worker's kind, counted from 0.

@@ -1,9 +1,11 @@
 //! From the words of this module to those of `cpu_kernels`.
 
+use cpu_kernels::{Conv2d, ConvAlgorithm};
+
 use super::device::CpuDevice;
 use super::layers::Activation;
 use super::tensor::{Storage, Tensor};
-use crate::weights::Floats;
+use crate::weights::{Floats, Weights};
 
 /// A weight as the kernels take it for packing.
 pub(super) fn weight<'a>(floats: &'a Floats<'_>) -> cpu_kernels::Weight<'a> {
@@ -12,6 +14,24 @@ pub(super) fn weight<'a>(floats: &'a Floats<'_>) -> cpu_kernels::Weight<'a> {
         Floats::F16(values) => cpu_kernels::Weight::F16(values),
         Floats::Bf16(values) => cpu_kernels::Weight::Bf16(values),
     }
+}
+
+/// Bytes that all of `weights` take once they are packed.
+pub(super) fn packed_bytes(weights: &Weights, algorithm: ConvAlgorithm) -> u64 {
+    let packed = |(name, shape, bytes): (&str, &[usize], u64)| {
+        let element = bytes / shape.iter().product::<usize>().max(1) as u64;
+        let conv = |out, inputs, kernel, stride| {
+            Conv2d::packed_bytes(element as usize, out, inputs, kernel, stride, algorithm) as u64
+        };
+        match *shape {
+            _ if bytes == 0 => 0,
+            [out, inputs] => conv(out, inputs, (1, 1), 1),
+            // A file does not tell strides. Those of the small autoencoder are taken for 1, which foresees a little much.
+            [out, inputs, h, w] => conv(out, inputs, (h, w), if name.contains("downsamplers.") { 2 } else { 1 }),
+            _ => bytes,
+        }
+    };
+    weights.tensors().map(packed).sum()
 }
 
 /// The numbers of a tensor that must be on the CPU because another operand is.

@@ -1,12 +1,18 @@
 //! Where a network lives.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cpu_kernels::ConvAlgorithm;
 
 use super::buffer::{Buffer, BufferPool, Memory};
 #[cfg(feature = "candle")]
 use super::candle::CandleDevice;
+use super::cpu;
 #[cfg(feature = "candle")]
 use crate::weights::Dtype;
+use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// Where a network lives and is computed. Cheap to clone: clones share threads and memory.
@@ -26,25 +32,40 @@ pub struct CpuDevice {
     shared: Arc<Shared>,
 }
 
+/// How a processor computes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Threads of its own; `None` takes one for each core that this process may use.
+    pub threads: Option<usize>,
+    /// Keep the weights of convolutions as large as they are stored. Otherwise those of 3 x 3 kernels are transformed, to
+    /// as much as eight times that size, so that less is multiplied.
+    pub low_memory: bool,
+}
+
 #[derive(Debug)]
 struct Shared {
     threads: rayon::ThreadPool,
     buffers: Arc<BufferPool>,
+    low_memory: bool,
+    /// What [`Device::weight_bytes`] tells.
+    weights: AtomicU64,
 }
 
 impl Device {
-    /// A processor with `threads` threads of its own; `None` takes one for each core that this process may use.
+    /// This machine's processor.
     ///
     /// # Errors
     /// [`Error::Device`] when the system gives no threads.
-    pub fn cpu(threads: Option<usize>) -> Result<Self> {
+    pub fn cpu(options: CpuOptions) -> Result<Self> {
+        let CpuOptions { threads, low_memory } = options;
         let wanted = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1);
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(wanted)
             .thread_name(|index| format!("diffusion-{index}"))
             .build()
             .map_err(|error| Error::Device { device: "cpu".into(), reason: format!("{wanted} threads: {error}") })?;
-        Ok(Device::Cpu(CpuDevice { shared: Arc::new(Shared { threads, buffers: Arc::default() }) }))
+        let (buffers, weights) = (Arc::default(), AtomicU64::new(0));
+        Ok(Device::Cpu(CpuDevice { shared: Arc::new(Shared { threads, buffers, low_memory, weights }) }))
     }
 
     /// NVIDIA's GPU number `index`, counted from 0; the networks compute in `dtype`.
@@ -100,9 +121,22 @@ impl Device {
         }
     }
 
-    /// Whether weights take the memory of the host, as large again as their files.
-    pub fn packs_in_host_memory(&self) -> bool {
-        matches!(self, Device::Cpu(_))
+    /// Bytes of the host's memory that all of `weights` will take once they are loaded: none for a GPU.
+    pub fn packed_bytes(&self, weights: &Weights) -> u64 {
+        match self {
+            Device::Cpu(device) => cpu::packed_bytes(weights, device.conv_algorithm()),
+            #[cfg(feature = "candle")]
+            Device::Candle(_) => 0,
+        }
+    }
+
+    /// Bytes of the host's memory that the weights of living linear layers and convolutions take: none for a GPU.
+    pub fn weight_bytes(&self) -> u64 {
+        match self {
+            Device::Cpu(cpu) => cpu.shared.weights.load(Ordering::Relaxed),
+            #[cfg(feature = "candle")]
+            Device::Candle(_) => 0,
+        }
     }
 
     /// How many threads of the host compute.
@@ -148,15 +182,52 @@ impl CpuDevice {
     pub(super) fn buffer(&self, len: usize) -> Result<Buffer> {
         self.shared.buffers.take(len)
     }
+
+    pub(super) fn conv_algorithm(&self) -> ConvAlgorithm {
+        if self.shared.low_memory { ConvAlgorithm::Gemm } else { ConvAlgorithm::Auto }
+    }
+
+    /// Counts the `bytes` of a layer's weights for as long as it lives.
+    pub(super) fn hold<T>(&self, layer: T, bytes: usize) -> Held<T> {
+        let bytes = bytes as u64;
+        self.shared.weights.fetch_add(bytes, Ordering::Relaxed);
+        Held { layer, bytes, device: self.clone() }
+    }
+}
+
+/// A layer whose weights its device counts.
+#[derive(Debug)]
+pub(super) struct Held<T> {
+    layer: T,
+    bytes: u64,
+    device: CpuDevice,
+}
+
+impl<T> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.layer
+    }
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        self.device.shared.weights.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn cpu(threads: usize) -> Device {
+        Device::cpu(CpuOptions { threads: Some(threads), ..CpuOptions::default() }).unwrap()
+    }
+
     #[test]
     fn work_runs_on_the_devices_own_threads() {
-        let device = Device::cpu(Some(3)).unwrap();
+        let device = cpu(3);
         assert_eq!(device.threads(), 3);
         assert_eq!(device.install(rayon::current_num_threads), 3);
         let nested = device.install(|| device.install(|| std::thread::current().name().map(str::to_owned)));
@@ -165,6 +236,6 @@ mod tests {
 
     #[test]
     fn no_threads_means_one() {
-        assert_eq!(Device::cpu(Some(0)).unwrap().threads(), 1);
+        assert_eq!(cpu(0).threads(), 1);
     }
 }

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 #[cfg(feature = "candle")]
 use super::candle;
 use super::cpu;
-use super::device::Device;
+use super::device::{Device, Held};
 use super::tensor::Tensor;
 use crate::Result;
 use crate::weights::{Floats, Weights};
@@ -46,7 +46,7 @@ pub struct Linear {
 
 #[derive(Debug)]
 enum PackedLinear {
-    Cpu(cpu_kernels::Linear),
+    Cpu(Held<cpu_kernels::Linear>),
     #[cfg(feature = "candle")]
     Candle(candle::Linear),
 }
@@ -60,7 +60,7 @@ pub struct Conv2d {
 
 #[derive(Debug)]
 enum PackedConv2d {
-    Cpu(cpu_kernels::Conv2d),
+    Cpu(Held<cpu_kernels::Conv2d>),
     #[cfg(feature = "candle")]
     Candle(candle::Conv2d),
 }
@@ -114,12 +114,11 @@ impl Linear {
         let weight = weights.get("weight", shape)?.floats();
         let bias = if has_bias { Some(weights.get("bias", &[out_features])?.to_f32()) } else { None };
         let packed = match device {
-            Device::Cpu(_) => PackedLinear::Cpu(cpu_kernels::Linear::new(
-                cpu::weight(&weight),
-                bias.as_deref(),
-                out_features,
-                in_features,
-            )),
+            Device::Cpu(device) => {
+                let linear = cpu_kernels::Linear::new(cpu::weight(&weight), bias.as_deref(), out_features, in_features);
+                let bytes = linear.bytes();
+                PackedLinear::Cpu(device.hold(linear, bytes))
+            }
             #[cfg(feature = "candle")]
             Device::Candle(device) => {
                 let shape = [out_features, in_features];
@@ -233,15 +232,20 @@ impl Conv2d {
     ) -> Result<Self> {
         let weight = weights.get("weight", &[out_channels, in_channels, kernel, kernel])?.floats();
         let packed = match device {
-            Device::Cpu(_) => PackedConv2d::Cpu(cpu_kernels::Conv2d::new(
-                cpu::weight(&weight),
-                bias,
-                out_channels,
-                in_channels,
-                (kernel, kernel),
-                stride,
-                padding,
-            )),
+            Device::Cpu(device) => {
+                let conv = cpu_kernels::Conv2d::with_algorithm(
+                    cpu::weight(&weight),
+                    bias,
+                    out_channels,
+                    in_channels,
+                    (kernel, kernel),
+                    stride,
+                    padding,
+                    device.conv_algorithm(),
+                );
+                let bytes = conv.bytes();
+                PackedConv2d::Cpu(device.hold(conv, bytes))
+            }
             #[cfg(feature = "candle")]
             Device::Candle(device) => {
                 let shape = [out_channels, in_channels, kernel, kernel];

@@ -167,6 +167,7 @@ impl Tensor {
 
 #[cfg(test)]
 mod tests {
+    use super::super::CpuOptions;
     use super::*;
 
     fn counting(len: usize) -> Vec<f32> {
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_goes_up_comes_down() {
-        let device = Device::cpu(Some(1)).unwrap();
+        let device = Device::cpu(CpuOptions::default()).unwrap();
         for shape in [&[2, 3, 5, 7][..], &[1, 40, 3, 2], &[2, 6, 4], &[3, 5], &[1, 4, 0, 3]] {
             let data = counting(shape.iter().product());
             let tensor = Tensor::from_host(&device, &data, shape).unwrap();
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn tokens_of_a_feature_map_are_its_pixels_in_reading_order() {
-        let device = Device::cpu(Some(1)).unwrap();
+        let device = Device::cpu(CpuOptions::default()).unwrap();
         let x = Tensor::from_host(&device, &counting(12), &[1, 2, 2, 3]).unwrap();
         let tokens = x.to_tokens().unwrap();
         assert_eq!(tokens.shape(), [1, 6, 2]);
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn selecting_takes_one_row_of_each_sequence() {
-        let device = Device::cpu(Some(1)).unwrap();
+        let device = Device::cpu(CpuOptions::default()).unwrap();
         let x = Tensor::from_host(&device, &counting(12), &[2, 3, 2]).unwrap();
         assert_eq!(x.select_tokens(&[2, 0]).unwrap().to_host().unwrap(), [4., 5., 6., 7.]);
     }

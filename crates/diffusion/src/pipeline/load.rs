@@ -244,13 +244,10 @@ fn encoder(
     Ok(Encoder { tokenizer, model, layers })
 }
 
-/// Opens the weights of one network and refuses those that do not fit into memory: they are packed as they are read, so
-/// that they take as much again as the files have.
+/// Opens the weights of one network and refuses those that do not fit into memory once they are packed.
 fn open(source: &ModelSource, device: &Device, folder: &str, stem: &str) -> Result<Weights> {
     let weights = source.weights(folder, stem)?;
-    if device.packs_in_host_memory() {
-        memory::ensure(weights.bytes())?;
-    }
+    memory::ensure(device.packed_bytes(&weights))?;
     Ok(weights)
 }
 

@@ -105,9 +105,9 @@ impl Weights {
         Ok(Self { opened: Arc::new(Opened { label, files, tensors }), prefix: String::new() })
     }
 
-    /// Bytes of all tensors of the opened files.
-    pub fn bytes(&self) -> u64 {
-        self.opened.tensors.values().map(|tensor| (tensor.entry.end - tensor.entry.begin) as u64).sum()
+    /// All tensors of this part, in no order: name, shape and bytes as the file has them.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], u64)> {
+        self.own().map(|(name, Stored { entry, .. })| (name, &entry.shape[..], (entry.end - entry.begin) as u64))
     }
 
     /// The part below: `weights.pp("down_blocks").pp(0)` is where the names start with `down_blocks.0.`.

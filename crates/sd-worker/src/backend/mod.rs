@@ -22,7 +22,7 @@ pub(crate) mod tests {
 
     use std::ops::ControlFlow;
 
-    use diffusion::ops::Device;
+    use diffusion::ops::{CpuOptions, Device};
     use diffusion::pipeline::{LoadOptions, Pipeline};
     use job_server::CancellationToken;
     use operations_contract::{ImageGenerationRequest, Priority, Request as _, SdWorkerOperation};
@@ -33,7 +33,7 @@ pub(crate) mod tests {
     use crate::embedded;
 
     pub(crate) fn tiny_pipeline() -> InferencePipeline {
-        let device = Device::cpu(None).unwrap();
+        let device = Device::cpu(CpuOptions::default()).unwrap();
         let mut observer = |_| ControlFlow::Continue(());
         let pipeline =
             Pipeline::load(&embedded::tiny_scenes(), &device, LoadOptions::default(), &mut observer).unwrap();
