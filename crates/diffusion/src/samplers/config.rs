@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::kind::{Class, SamplerKind, Schedule};
+use super::python_json::parse_object;
 use crate::{Error, Result};
 
 const FILE: &str = "scheduler/scheduler_config.json";
@@ -29,7 +30,7 @@ impl SchedulerConfig {
     /// [`Error::BadFile`] when it is not a JSON object, [`Error::Unsupported`] for a class that is not one of
     /// [`SamplerKind`]'s. The other keys are checked by [`Sampler::new`](super::Sampler::new).
     pub fn parse(json: &str) -> Result<Self> {
-        let keys = parse_object(json)?;
+        let keys = read_object(json)?;
         let class = keys.get("_class_name").and_then(Value::as_str).unwrap_or_default().to_owned();
         Self::of_class(&class, keys)
     }
@@ -39,7 +40,7 @@ impl SchedulerConfig {
     /// # Errors
     /// As [`parse`](Self::parse).
     pub fn parse_as(class: &str, json: &str) -> Result<Self> {
-        Self::of_class(class, parse_object(json)?)
+        Self::of_class(class, read_object(json)?)
     }
 
     fn of_class(name: &str, keys: Map<String, Value>) -> Result<Self> {
@@ -287,44 +288,8 @@ fn as_number(value: &Value) -> Option<f64> {
     }
 }
 
-/// JSON as Python writes it: with `Infinity`, `-Infinity` and `NaN` outside strings, which become strings here.
-///
-/// `DPMSolverMultistepScheduler` saves `"lambda_min_clipped": -Infinity`.
-fn parse_object(json: &str) -> Result<Map<String, Value>> {
-    let mut quoted = String::with_capacity(json.len());
-    for (n, part) in split_strings(json).into_iter().enumerate() {
-        if n % 2 == 1 {
-            quoted.push_str(part);
-            continue;
-        }
-        let part = part.replace("-Infinity", "\u{1}");
-        let part = part.replace("Infinity", "\"Infinity\"").replace("NaN", "\"NaN\"");
-        quoted.push_str(&part.replace('\u{1}', "\"-Infinity\""));
-    }
-    let bad = |reason: String| Error::BadFile { path: FILE.into(), reason };
-    match serde_json::from_str(&quoted) {
-        Ok(Value::Object(keys)) => Ok(keys),
-        Ok(_) => Err(bad("is not a JSON object".into())),
-        Err(error) => Err(bad(error.to_string())),
-    }
-}
-
-/// The text cut at its strings: even parts are outside, odd parts are strings with their quotes.
-fn split_strings(json: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut inside, mut escaped) = (Vec::new(), 0, false, false);
-    for (i, byte) in json.bytes().enumerate() {
-        match byte {
-            b'\\' if inside => escaped = !escaped,
-            b'"' if !escaped => {
-                let end = if inside { i + 1 } else { i };
-                parts.push(&json[start..end]);
-                (start, inside) = (end, !inside);
-            }
-            _ => escaped = false,
-        }
-    }
-    parts.push(&json[start..]);
-    parts
+fn read_object(json: &str) -> Result<Map<String, Value>> {
+    parse_object(json).map_err(|reason| Error::BadFile { path: FILE.into(), reason })
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod lms;
 mod numeric;
 mod pndm;
 mod prediction;
+mod python_json;
 mod schedule;
 mod singlestep;
 mod unipc;
