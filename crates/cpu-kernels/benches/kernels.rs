@@ -5,7 +5,7 @@
 #![allow(missing_docs, clippy::print_stdout)]
 use std::time::{Duration, Instant};
 
-use cpu_kernels::{Activation, Conv2d, Linear, Rows, Weight};
+use cpu_kernels::{Activation, Conv2d, ConvAlgorithm, Linear, Precision, Rows, Weight};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn random(len: usize) -> Vec<f32> {
@@ -35,14 +35,14 @@ fn benches(c: &mut Criterion) {
     let peak = cpu_kernels::peak();
     println!("{} threads, peak {:.0} GFLOP/s", rayon::current_num_threads(), peak * 1e-9);
     for (m, n, k) in [(8192, 320, 320), (2048, 640, 2560), (512, 1280, 1280), (154, 1280, 768)] {
-        let linear = Linear::new(Weight::F32(&random(n * k)), None, n, k);
+        let linear = Linear::new(Weight::F32(&random(n * k)), None, n, k, Precision::F32);
         let (x, mut y) = (random(m * k), vec![0.0; m * n]);
         measure(c, peak, &format!("linear {m} x {n} x {k}"), 2 * m * n * k, || {
             linear.forward(&x, m, Activation::None, None, &mut y);
         });
     }
     for (m, inner, k) in [(8192, 1280, 320), (512, 5120, 1280)] {
-        let linear = Linear::new(Weight::F32(&random(2 * inner * k)), None, 2 * inner, k);
+        let linear = Linear::new(Weight::F32(&random(2 * inner * k)), None, 2 * inner, k, Precision::F32);
         let (x, mut y) = (random(m * k), vec![0.0; m * inner]);
         measure(c, peak, &format!("geglu {m} x {inner} x {k}"), 4 * m * inner * k, || {
             linear.forward_geglu(&x, m, &mut y);
@@ -52,7 +52,17 @@ fn benches(c: &mut Criterion) {
         [(320, 320, 64, 1), (640, 640, 32, 1), (1280, 1280, 16, 1), (1280, 1280, 8, 1), (320, 320, 64, 2)]
     {
         let weight: Vec<f32> = random(9 * ci * co).iter().map(|w| w * 0.02).collect();
-        let conv = Conv2d::new(Weight::F32(&weight), None, co, ci, (3, 3), stride, [1; 4]);
+        let conv = Conv2d::new(
+            Weight::F32(&weight),
+            None,
+            co,
+            ci,
+            (3, 3),
+            stride,
+            [1; 4],
+            ConvAlgorithm::Auto,
+            Precision::F32,
+        );
         let out = 2 * side * side / (stride * stride);
         let (x, mut y) = (random(2 * side * side * ci), vec![0.0; out * co]);
         measure(c, peak, &format!("conv {ci} to {co} at {side}, stride {stride}"), 18 * out * ci * co, || {
@@ -65,7 +75,7 @@ fn benches(c: &mut Criterion) {
         let (q, kv) = (Rows::new(&q, width), Rows::new(&kv, width));
         let scale = (d as f32).powf(-0.5);
         measure(c, peak, &format!("attention {q_len} x {kv_len} x {d}"), 4 * 16 * q_len * kv_len * d, || {
-            cpu_kernels::attention(q, kv, kv, 2, 8, q_len, kv_len, d, scale, false, &mut y);
+            cpu_kernels::attention(q, kv, kv, 2, 8, q_len, kv_len, d, scale, false, Precision::F32, &mut y);
         });
     }
     let (x, w) = (random(2 * 4096 * 320), random(320));

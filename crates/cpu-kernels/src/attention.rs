@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use crate::buffer::{Shared, scratch};
 use crate::gemm::{SMALL_WORK, Strip, share_out};
-use crate::isa;
 use crate::simd::{Kernels, SoftmaxBlock};
+use crate::{Precision, isa};
 
 /// Keys whose scores are held at once: with a panel of queries they lie in the first cache.
 const KEY_BLOCK: usize = 128;
@@ -64,6 +64,7 @@ pub fn attention(
     head_dim: usize,
     scale: f32,
     causal: bool,
+    _precision: Precision,
     out: &mut [f32],
 ) {
     let width = heads * head_dim;

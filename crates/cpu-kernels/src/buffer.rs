@@ -81,6 +81,9 @@ pub(crate) struct Scratch {
 
 /// At least `len` floats from this thread's pool.
 pub(crate) fn scratch(len: usize) -> Scratch {
+    if len == 0 {
+        return Scratch { buffer: None, len };
+    }
     let pooled = POOL.with_borrow_mut(|pool| {
         // The smallest that is large enough; where none is, the largest goes, so that the pool does not grow by near misses.
         let fit = (0..pool.len()).filter(|&i| pool[i].len() >= len).min_by_key(|&i| pool[i].len());
@@ -110,15 +113,13 @@ impl Drop for Scratch {
 impl Deref for Scratch {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        let buffer = self.buffer.as_ref().expect("taken only in drop");
-        &buffer[..self.len]
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer[..self.len])
     }
 }
 
 impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
-        let buffer = self.buffer.as_mut().expect("taken only in drop");
-        &mut buffer[..self.len]
+        self.buffer.as_mut().map_or(&mut [], |buffer| &mut buffer[..self.len])
     }
 }
 

@@ -1,9 +1,9 @@
 use crate::buffer::{Buffer, scratch};
-use crate::gemm::{Output, RowSource, Strided, gemm, padded};
+use crate::gemm::{Output, RowSource, Strided, padded};
 use crate::linear::padded_bias;
-use crate::pack::Packed;
+use crate::matrix::Matrix;
 use crate::winograd::{Maps, Winograd};
-use crate::{Activation, Weight, isa};
+use crate::{Activation, Precision, Weight, isa};
 
 /// A two-dimensional convolution over channels-last maps, its weights packed once.
 pub struct Conv2d {
@@ -31,7 +31,7 @@ pub enum ConvAlgorithm {
 }
 
 enum Weights {
-    Gemm(Packed),
+    Gemm(Matrix),
     Winograd(Winograd),
 }
 
@@ -43,7 +43,8 @@ impl Conv2d {
     /// right.
     ///
     /// # Panics
-    /// Where lengths do not fit, or the kernel or the stride is empty.
+    /// Where lengths do not fit, the kernel or the stride is empty, for a Winograd transform of anything but 3 x 3 at stride 1, and
+    /// where the machine lacks the [`Precision`].
     pub fn new(
         weight: Weight<'_>,
         bias: Option<&[f32]>,
@@ -52,23 +53,8 @@ impl Conv2d {
         kernel: (usize, usize),
         stride: usize,
         padding: [usize; 4],
-    ) -> Self {
-        Self::with_algorithm(weight, bias, out_channels, in_channels, kernel, stride, padding, ConvAlgorithm::Auto)
-    }
-
-    /// [`Conv2d::new`] with a choice of algorithm.
-    ///
-    /// # Panics
-    /// As there, and for a Winograd transform of anything but 3 x 3 at stride 1.
-    pub fn with_algorithm(
-        weight: Weight<'_>,
-        bias: Option<&[f32]>,
-        out_channels: usize,
-        in_channels: usize,
-        kernel: (usize, usize),
-        stride: usize,
-        padding: [usize; 4],
         algorithm: ConvAlgorithm,
+        precision: Precision,
     ) -> Self {
         let taps = kernel.0 * kernel.1;
         assert!(taps > 0 && stride > 0, "a kernel of {} x {} at stride {stride}", kernel.0, kernel.1);
@@ -83,7 +69,7 @@ impl Conv2d {
         let tile = algorithm.tile(out_channels, in_channels, kernel, stride);
         let kernels = isa::kernels();
         let weights = match tile {
-            None => Weights::Gemm(Packed::new(kernels, weight, out_channels, in_channels, taps)),
+            None => Weights::Gemm(Matrix::new(kernels, precision, weight, out_channels, in_channels, taps)),
             Some(tile) => Weights::Winograd(Winograd::new(kernels, weight, out_channels, in_channels, tile)),
         };
         let bias = padded_bias(bias, out_channels, kernels);
@@ -112,10 +98,13 @@ impl Conv2d {
         kernel: (usize, usize),
         stride: usize,
         algorithm: ConvAlgorithm,
+        precision: Precision,
     ) -> usize {
-        let outputs = out_channels.next_multiple_of(isa::kernels().panel());
+        let kernels = isa::kernels();
+        let outputs = out_channels.next_multiple_of(kernels.panel());
+        let inputs = kernel.0 * kernel.1 * in_channels;
         let weights = match algorithm.tile(out_channels, in_channels, kernel, stride) {
-            None => (kernel.0 * kernel.1 * in_channels * outputs * stored_bytes).next_multiple_of(size_of::<f32>()),
+            None => Matrix::packed_bytes(kernels, precision, stored_bytes, out_channels, inputs),
             Some(tile) => (tile * tile * outputs + 1) * in_channels * size_of::<f32>(),
         };
         weights + outputs * size_of::<f32>()
@@ -124,7 +113,7 @@ impl Conv2d {
     /// Bytes that the packed weight and bias take.
     pub fn bytes(&self) -> usize {
         let weights = match &self.weights {
-            Weights::Gemm(packed) => packed.bytes(),
+            Weights::Gemm(matrix) => matrix.bytes(),
             Weights::Winograd(winograd) => winograd.bytes(),
         };
         weights + size_of_val(&*self.bias)
@@ -193,13 +182,13 @@ impl Conv2d {
                 let maps = Maps { n, h, w, top, left, out_h, out_w };
                 winograd.forward(x, maps, &out, y);
             }
-            Weights::Gemm(packed) if self.kernel == (1, 1) && self.stride == 1 && self.padding == [0; 4] => {
-                gemm(&Strided { data: x, stride: c }, packed, n, h * w, &out, y);
+            Weights::Gemm(matrix) if self.kernel == (1, 1) && self.stride == 1 && self.padding == [0; 4] => {
+                matrix.multiply(&Strided { data: x, stride: c }, n, h * w, &out, y);
             }
-            Weights::Gemm(packed) => {
+            Weights::Gemm(matrix) => {
                 let (kernel, stride) = (self.kernel, self.stride);
                 let source = Patches { x, h, w, c, kernel, stride, top, left, out_h, out_w };
-                gemm(&source, packed, n, out_h * out_w, &out, y);
+                matrix.multiply(&source, n, out_h * out_w, &out, y);
             }
         }
     }
@@ -211,6 +200,8 @@ impl ConvAlgorithm {
         let fits = kernel == (3, 3) && stride == 1;
         let pairs = out_channels * in_channels;
         let tile = match self {
+            // A matrix unit multiplies faster than the transforms could be made.
+            Self::Auto if isa::kernels().unit.is_some() => None,
             // With few channels the transforms cost more than they save.
             Self::Auto if !fits || in_channels < 16 || out_channels < 16 => None,
             Self::Auto => Some(if pairs <= WINOGRAD4_PAIRS { 6 } else { 4 }),

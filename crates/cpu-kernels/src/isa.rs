@@ -6,6 +6,8 @@ use crate::simd::{self, Kernels};
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// x86-64 with AVX-512 and AMX: matrix products on tiles of `bf16`, three of them for one of `f32`.
+    Amx,
     /// x86-64 with AVX-512F: 16 lanes, 32 registers.
     Avx512,
     /// x86-64 with AVX2, FMA and F16C: 8 lanes, 16 registers.
@@ -23,7 +25,10 @@ thread_local! {
 impl Isa {
     /// Every set that this machine has, best first; the last is always [`Isa::Scalar`].
     pub fn available() -> Vec<Isa> {
-        [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Scalar].into_iter().filter(|isa| isa.kernels().is_some()).collect()
+        [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Scalar]
+            .into_iter()
+            .filter(|isa| isa.kernels().is_some())
+            .collect()
     }
 
     /// The set in use on this thread: the best one, unless [`Isa::with`] says otherwise.
@@ -52,6 +57,7 @@ impl Isa {
     /// Lower-case name.
     pub fn name(self) -> &'static str {
         match self {
+            Isa::Amx => "amx",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Neon => "neon",
@@ -61,6 +67,8 @@ impl Isa {
 
     fn kernels(self) -> Option<&'static Kernels> {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if simd::amx::available() => Some(&simd::amx::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 if std::is_x86_feature_detected!("avx512f") => Some(&simd::avx512::KERNELS),
             #[cfg(target_arch = "x86_64")]
@@ -79,7 +87,7 @@ impl Isa {
     }
 }
 
-/// Name of the instruction set in use: "avx512", "avx2", "neon" or "scalar".
+/// Name of the instruction set in use: "amx", "avx512", "avx2", "neon" or "scalar".
 pub fn isa() -> &'static str {
     Isa::current().name()
 }

@@ -1,13 +1,16 @@
 use crate::buffer::{Buffer, Shared, scratch};
-use crate::gemm::{Blocks, Output, Strided, Strip, gemm, share_out, split};
+use crate::gemm::{Blocks, Output, Strided, Strip, share_out, split};
+use crate::matrix::Matrix;
 use crate::pack::Packed;
 use crate::simd::Kernels;
-use crate::{Activation, Weight, isa};
+use crate::split::{Finish, product};
+use crate::{Activation, Precision, Weight, isa};
 use rayon::prelude::*;
 
 /// A linear layer whose weights are packed once.
 pub struct Linear {
-    packed: Packed,
+    kernels: &'static Kernels,
+    weights: Matrix,
     bias: Buffer,
 }
 
@@ -19,31 +22,37 @@ impl Linear {
     ///
     /// # Panics
     /// Where lengths do not fit.
-    pub fn new(weight: Weight<'_>, bias: Option<&[f32]>, out_features: usize, in_features: usize) -> Self {
+    pub fn new(
+        weight: Weight<'_>,
+        bias: Option<&[f32]>,
+        out_features: usize,
+        in_features: usize,
+        precision: Precision,
+    ) -> Self {
         assert_eq!(
             weight.len(),
             out_features * in_features,
             "a linear layer of {out_features} x {in_features} has a weight of {}",
             weight.len()
         );
-        let packed = Packed::new(isa::kernels(), weight, out_features, in_features, 1);
-        let bias = padded_bias(bias, out_features, packed.kernels);
-        Self { packed, bias }
+        let kernels = isa::kernels();
+        let weights = Matrix::new(kernels, precision, weight, out_features, in_features, 1);
+        Self { kernels, weights, bias: padded_bias(bias, out_features, kernels) }
     }
 
     /// Number of inputs.
     pub fn in_features(&self) -> usize {
-        self.packed.k
+        self.weights.k()
     }
 
     /// Number of outputs.
     pub fn out_features(&self) -> usize {
-        self.packed.n
+        self.weights.n()
     }
 
     /// Bytes that the packed weight and bias take.
     pub fn bytes(&self) -> usize {
-        self.packed.bytes() + size_of_val(&*self.bias)
+        self.weights.bytes() + size_of_val(&*self.bias)
     }
 
     /// `y = act(x W^T + b) + residual` for `rows` rows.
@@ -52,8 +61,8 @@ impl Linear {
     /// Where lengths do not fit.
     pub fn forward(&self, x: &[f32], rows: usize, act: Activation, residual: Option<&[f32]>, y: &mut [f32]) {
         self.check(x, rows);
-        let source = Strided { data: x, stride: self.packed.k };
-        gemm(&source, &self.packed, 1, rows, &Output { bias: &self.bias, act, residual }, y);
+        let source = Strided { data: x, stride: self.weights.k() };
+        self.weights.multiply(&source, 1, rows, &Output { bias: &self.bias, act, residual }, y);
     }
 
     /// For a layer with `2 * inner` outputs: `y = a * gelu(gate)`, `a` being the first half and `gate` the second, as the GEGLU of
@@ -63,18 +72,18 @@ impl Linear {
     /// Where lengths do not fit or the number of outputs is odd.
     pub fn forward_geglu(&self, x: &[f32], rows: usize, y: &mut [f32]) {
         self.check(x, rows);
-        assert!(self.packed.n.is_multiple_of(2), "GEGLU halves {} outputs", self.packed.n);
-        let inner = self.packed.n / 2;
+        let n = self.weights.n();
+        assert!(n.is_multiple_of(2), "GEGLU halves {n} outputs");
+        let inner = n / 2;
         assert_eq!(y.len(), rows * inner, "an output of {rows} x {inner}");
         if y.is_empty() {
             return;
         }
-        let kernels = self.packed.kernels;
-        if !inner.is_multiple_of(kernels.panel()) || self.packed.k == 0 {
+        let kernels = self.kernels;
+        if !inner.is_multiple_of(kernels.panel()) || self.weights.k() == 0 {
             // The halves do not begin at a panel: multiply first, then combine.
-            let mut both = scratch(rows * self.packed.n);
+            let mut both = scratch(rows * n);
             self.forward(x, rows, Activation::None, None, &mut both);
-            let n = self.packed.n;
             y.par_chunks_mut(inner).enumerate().for_each(|(i, y)| {
                 let (a, gate) = both[i * n..(i + 1) * n].split_at(inner);
                 // SAFETY: all three have `inner` floats.
@@ -84,16 +93,24 @@ impl Linear {
             });
             return;
         }
+        let packed = match &self.weights {
+            Matrix::Packed(packed) => packed,
+            Matrix::Split(kernels, weights) => {
+                let source = Strided { data: x, stride: weights.k };
+                product(kernels, &source, weights, 1, rows, &Finish::Geglu(&self.bias), y);
+                return;
+            }
+        };
         let blocks = Blocks::new(rows, GEGLU_ROWS);
         let pairs = inner / kernels.panel();
-        let (row_tasks, pair_tasks) = split(blocks.count, pairs, rows * self.packed.n * self.packed.k);
+        let (row_tasks, pair_tasks) = split(blocks.count, pairs, rows * n * packed.k);
         let y = Shared::new(y);
         share_out(row_tasks * pair_tasks, |task| {
             let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
             let pairs = share(pairs, pair_tasks, task % pair_tasks);
             let blocks_here = share(blocks.count, row_tasks, task / pair_tasks);
             // SAFETY: tasks write different rows or columns of y, which has rows x inner floats.
-            unsafe { self.geglu_part(x, blocks, blocks_here, pairs, y) };
+            unsafe { self.geglu_part(packed, x, blocks, blocks_here, pairs, y) };
         });
     }
 
@@ -101,6 +118,7 @@ impl Linear {
     /// `x` has all rows, and nobody else touches these rows and columns of `y`.
     unsafe fn geglu_part(
         &self,
+        packed: &Packed,
         x: &[f32],
         blocks: Blocks,
         blocks_here: std::ops::Range<usize>,
@@ -109,7 +127,7 @@ impl Linear {
     ) {
         /// Pairs of panels whose weights stay in the second cache together.
         const GROUP: usize = 3;
-        let (packed, kernels, width) = (&self.packed, self.packed.kernels, self.packed.kernels.panel());
+        let (kernels, width) = (packed.kernels, packed.kernels.panel());
         let (k, inner) = (packed.k, packed.n / 2);
         let half = inner / width;
         let rows = blocks.largest();
@@ -165,7 +183,8 @@ impl Linear {
     }
 
     fn check(&self, x: &[f32], rows: usize) {
-        assert_eq!(x.len(), rows * self.packed.k, "an input of {rows} x {} has {} floats", self.packed.k, x.len());
+        let k = self.weights.k();
+        assert_eq!(x.len(), rows * k, "an input of {rows} x {k} has {} floats", x.len());
     }
 }
 
@@ -181,6 +200,6 @@ pub(crate) fn padded_bias(bias: Option<&[f32]>, outputs: usize, kernels: &Kernel
 
 impl std::fmt::Debug for Linear {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Linear({} -> {})", self.packed.k, self.packed.n)
+        write!(f, "Linear({} -> {})", self.weights.k(), self.weights.n())
     }
 }

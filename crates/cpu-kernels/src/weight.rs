@@ -1,5 +1,7 @@
 use half::{bf16, f16};
 
+use crate::isa;
+
 /// Weights as they stand in a checkpoint, row-major.
 #[derive(Clone, Copy, Debug)]
 pub enum Weight<'a> {
@@ -50,4 +52,24 @@ pub enum Activation {
     Gelu,
     /// `x * sigmoid(1.702 x)`, the form that the first CLIP models use.
     QuickGelu,
+}
+
+/// How exact products are. Sums, norms and softmax are in `f32` with either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// To 2^-16 or better.
+    #[default]
+    F32,
+    /// Factors are rounded to `bf16`, to 2^-8.
+    Bf16,
+}
+
+impl Precision {
+    /// Whether the instruction set in use has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Precision::F32 => true,
+            Precision::Bf16 => isa::kernels().unit.is_some(),
+        }
+    }
 }

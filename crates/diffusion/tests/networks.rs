@@ -107,7 +107,7 @@ fn refused<T, E: std::fmt::Display>(result: Result<T, E>, expected: &str) {
 }
 
 fn cpu() -> Device {
-    Device::cpu(CpuOptions { threads: Some(2), low_memory: false }).expect("threads")
+    Device::cpu(CpuOptions { threads: Some(2), low_memory: false, ..CpuOptions::default() }).expect("threads")
 }
 
 /// Every device that is built, and how far its outputs may be from diffusers', of the largest number: float32 rounds
@@ -305,7 +305,8 @@ fn the_memory_of_weights_is_foreseen() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-scenes"));
     let mut taken = Vec::new();
     for low_memory in [false, true] {
-        let device = Device::cpu(CpuOptions { threads: Some(2), low_memory }).expect("threads");
+        let device =
+            Device::cpu(CpuOptions { threads: Some(2), low_memory, ..CpuOptions::default() }).expect("threads");
         for part in ["unet", "vae"] {
             let config = fs::read_to_string(folder.join(part).join("config.json")).expect("a config");
             let weights = Weights::open(&folder.join(part), "diffusion_pytorch_model").expect("weights");

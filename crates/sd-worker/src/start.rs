@@ -100,7 +100,7 @@ fn device(kind: DeviceKind, args: &Args, precision: Precision) -> anyhow::Result
                 bail!("--device {index}: there is one CPU, number 0");
             }
             let threads = Some(args.worker.threads_or_all());
-            Ok(Device::cpu(CpuOptions { threads, low_memory: args.worker.low_memory })?)
+            Ok(Device::cpu(CpuOptions { threads, low_memory: args.worker.low_memory, ..CpuOptions::default() })?)
         }
         DeviceKind::Cuda => cuda(index, precision),
         DeviceKind::Metal => metal(index, precision, args.use_flash_attn),

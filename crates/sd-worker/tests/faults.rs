@@ -30,7 +30,7 @@ fn model() -> tempfile::TempDir {
 }
 
 fn load(folder: &Path, options: LoadOptions) -> Result<Pipeline> {
-    load_on(&Device::cpu(CpuOptions { threads: Some(2), low_memory: false })?, folder, options)
+    load_on(&Device::cpu(CpuOptions { threads: Some(2), low_memory: false, ..CpuOptions::default() })?, folder, options)
 }
 
 fn load_on(device: &Device, folder: &Path, options: LoadOptions) -> Result<Pipeline> {
@@ -108,7 +108,8 @@ fn what_is_no_diffusers_folder_is_refused_with_what_to_give() {
 fn little_memory_paints_the_same_picture() {
     let folder = model();
     let paint = |parts, kernels| {
-        let device = Device::cpu(CpuOptions { threads: Some(2), low_memory: kernels }).expect("threads");
+        let device = Device::cpu(CpuOptions { threads: Some(2), low_memory: kernels, ..CpuOptions::default() })
+            .expect("threads");
         let options = LoadOptions { low_memory: parts };
         let mut pipeline = load_on(&device, folder.path(), options).expect("the model loads");
         let held = device.weight_bytes();

@@ -4,11 +4,15 @@
 //! `#[inline(always)]` function over `V: Vector`; its instance is a function with `#[target_feature]` into which all of it is
 //! inlined (as in memchr). Nothing in here knows of threads.
 
+mod finish;
 mod math;
 mod rows;
 mod tile;
+mod units;
 mod winograd;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -17,7 +21,9 @@ pub(crate) mod avx512;
 pub(crate) mod neon;
 pub(crate) mod scalar;
 
+pub(crate) use finish::Emit;
 pub(crate) use tile::Tile;
+pub(crate) use units::{Multiply, Split, Unit};
 
 use crate::Activation;
 
@@ -87,7 +93,7 @@ pub(crate) trait Vector: Copy {
     }
 }
 
-/// The kernels of one instruction set. `# Safety` of each: see the function in `tile`, `rows` or `math` that it is made of; the
+/// The kernels of one instruction set. `# Safety` of each: see the function in `tile`, `finish`, `rows` or `math` that it is made of; the
 /// machine must have the set, which whoever hands out the table has checked.
 pub(crate) struct Kernels {
     pub(crate) lanes: usize,
@@ -95,7 +101,10 @@ pub(crate) struct Kernels {
     pub(crate) panel_vectors: usize,
     /// `Vector::ROWS`.
     pub(crate) rows: [usize; 5],
+    /// The matrix unit, where there is one.
+    pub(crate) unit: Option<&'static Unit>,
     pub(crate) tile: unsafe fn(&Tile),
+    pub(crate) emit: unsafe fn(&Emit),
     pub(crate) finish: unsafe fn(Activation, *mut f32, usize, usize, usize, *const f32, usize),
     pub(crate) geglu: unsafe fn(*const f32, *const f32, usize, usize, usize, *mut f32, usize),
     pub(crate) multiply_adds: unsafe fn(usize, *mut f32),
@@ -130,12 +139,14 @@ impl Kernels {
 macro_rules! instantiate {
     ($(#[$features:meta])* $vector:ty) => {
         use $crate::Activation;
-        use $crate::simd::{InputTile, Kernels, OutputTile, SoftmaxBlock, Tile, Vector, math, rows, tile, winograd};
+        use $crate::simd::{Emit, InputTile, Kernels, OutputTile, SoftmaxBlock, Tile, Vector};
+        use $crate::simd::{finish, math, rows, tile, winograd};
 
         $crate::simd::instantiate!(@functions [$(#[$features])*] $vector;
             fn tile(t: &Tile) = tile::tile;
-            fn finish(act: Activation, c: *mut f32, ldc: usize, m: usize, n: usize, residual: *const f32, ld: usize) = rows::finish;
-            fn geglu(a: *const f32, gate: *const f32, ld: usize, m: usize, n: usize, y: *mut f32, ldy: usize) = rows::geglu;
+            fn emit(e: &Emit) = finish::emit;
+            fn finish(act: Activation, c: *mut f32, ldc: usize, m: usize, n: usize, residual: *const f32, ld: usize) = finish::finish;
+            fn geglu(a: *const f32, gate: *const f32, ld: usize, m: usize, n: usize, y: *mut f32, ldy: usize) = finish::geglu;
             fn multiply_adds(rounds: usize, x: *mut f32) = math::multiply_adds;
             fn activate(act: Activation, x: *mut f32, len: usize) = math::activate;
             fn add(x: *const f32, y: *mut f32, len: usize) = rows::add;
@@ -160,6 +171,7 @@ macro_rules! instantiate {
             lanes: <$vector>::LANES,
             panel_vectors: <$vector>::PANEL,
             rows: <$vector>::ROWS,
+            unit: None,
             $($name,)*
         };
     };

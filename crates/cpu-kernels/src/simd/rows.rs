@@ -1,4 +1,4 @@
-//! Passes over rows: softmax, norms, and what is done to a tile of a product while it is still in the cache.
+//! Passes over rows: softmax and norms.
 use super::{Vector, math};
 use crate::Activation;
 
@@ -17,73 +17,7 @@ macro_rules! sweep {
         }
     }};
 }
-
-/// Applies `act` to `rows x cols` of `c`, then adds the residual (null for none).
-///
-/// # Safety
-/// As [`Vector`]; pointers are good for `rows` rows of `cols` floats at their strides.
-#[inline(always)]
-pub(super) unsafe fn finish<V: Vector>(
-    act: Activation,
-    c: *mut f32,
-    ldc: usize,
-    rows: usize,
-    cols: usize,
-    residual: *const f32,
-    ld_residual: usize,
-) {
-    for i in 0..rows {
-        // SAFETY: the caller's promise; the residual is read only where there is one.
-        unsafe {
-            let c = c.add(i * ldc);
-            let r = residual.wrapping_add(i * ld_residual);
-            sweep!(
-                V,
-                cols,
-                |j| {
-                    let mut x = math::act(act, V::load(c.add(j)));
-                    if !residual.is_null() {
-                        x = x.add(V::load(r.add(j)));
-                    }
-                    x.store(c.add(j));
-                },
-                |rest| {
-                    let mut x = math::act(act, V::load_partial(c.add(j), rest));
-                    if !residual.is_null() {
-                        x = x.add(V::load_partial(r.add(j), rest));
-                    }
-                    x.store_partial(c.add(j), rest);
-                }
-            );
-        }
-    }
-}
-
-/// `y = a * gelu(gate)` for `rows x cols`.
-///
-/// # Safety
-/// As [`finish`].
-#[inline(always)]
-pub(super) unsafe fn geglu<V: Vector>(
-    a: *const f32,
-    gate: *const f32,
-    ld: usize,
-    rows: usize,
-    cols: usize,
-    y: *mut f32,
-    ldy: usize,
-) {
-    for i in 0..rows {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let (a, gate, y) = (a.add(i * ld), gate.add(i * ld), y.add(i * ldy));
-            sweep!(V, cols, |j| V::load(a.add(j)).mul(math::gelu(V::load(gate.add(j)))).store(y.add(j)), |rest| {
-                let product = V::load_partial(a.add(j), rest).mul(math::gelu(V::load_partial(gate.add(j), rest)));
-                product.store_partial(y.add(j), rest);
-            });
-        }
-    }
-}
+pub(super) use sweep;
 
 /// `y += x`.
 ///

@@ -8,6 +8,11 @@ pub fn on_every_isa(test: impl Fn(Isa)) {
     }
 }
 
+/// Largest error allowed, as a share of the root mean square of what is wanted. A matrix unit's products are right to 2^-16.
+pub fn tolerance(isa: Isa) -> f64 {
+    if isa == Isa::Amx { 4e-5 } else { 1e-5 }
+}
+
 /// Uniform in -1..1, from xorshift.
 pub fn random(len: usize, seed: u64) -> Vec<f32> {
     let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

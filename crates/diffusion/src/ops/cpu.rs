@@ -1,6 +1,6 @@
 //! From the words of this module to those of `cpu_kernels`.
 
-use cpu_kernels::{Conv2d, ConvAlgorithm};
+use cpu_kernels::Conv2d;
 
 use super::device::CpuDevice;
 use super::layers::Activation;
@@ -17,11 +17,12 @@ pub(super) fn weight<'a>(floats: &'a Floats<'_>) -> cpu_kernels::Weight<'a> {
 }
 
 /// Bytes that all of `weights` take once they are packed.
-pub(super) fn packed_bytes(weights: &Weights, algorithm: ConvAlgorithm) -> u64 {
+pub(super) fn packed_bytes(weights: &Weights, device: &CpuDevice) -> u64 {
+    let (algorithm, precision) = (device.conv_algorithm(), device.precision());
     let packed = |(name, shape, bytes): (&str, &[usize], u64)| {
         let element = bytes / shape.iter().product::<usize>().max(1) as u64;
         let conv = |out, inputs, kernel, stride| {
-            Conv2d::packed_bytes(element as usize, out, inputs, kernel, stride, algorithm) as u64
+            Conv2d::packed_bytes(element as usize, out, inputs, kernel, stride, algorithm, precision) as u64
         };
         match *shape {
             _ if bytes == 0 => 0,

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cpu_kernels::ConvAlgorithm;
+use cpu_kernels::{ConvAlgorithm, Precision};
 
 use super::buffer::{Buffer, BufferPool, Memory};
 #[cfg(feature = "candle")]
@@ -40,6 +40,8 @@ pub struct CpuOptions {
     /// Keep the weights of convolutions as large as they are stored. Otherwise those of 3 x 3 kernels are transformed, to
     /// as much as eight times that size, so that less is multiplied.
     pub low_memory: bool,
+    /// How exact the products are.
+    pub precision: Precision,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,7 @@ struct Shared {
     threads: rayon::ThreadPool,
     buffers: Arc<BufferPool>,
     low_memory: bool,
+    precision: Precision,
     /// What [`Device::weight_bytes`] tells.
     weights: AtomicU64,
 }
@@ -55,9 +58,13 @@ impl Device {
     /// This machine's processor.
     ///
     /// # Errors
-    /// [`Error::Device`] when the system gives no threads.
+    /// [`Error::Device`] when the system gives no threads, or the processor lacks the precision.
     pub fn cpu(options: CpuOptions) -> Result<Self> {
-        let CpuOptions { threads, low_memory } = options;
+        let CpuOptions { threads, low_memory, precision } = options;
+        if !precision.is_available() {
+            let reason = "it cannot multiply in bf16, which takes AMX or AVX-512 BF16; leave --precision at f32".into();
+            return Err(Error::Device { device: "cpu".into(), reason });
+        }
         let wanted = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1);
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(wanted)
@@ -65,7 +72,7 @@ impl Device {
             .build()
             .map_err(|error| Error::Device { device: "cpu".into(), reason: format!("{wanted} threads: {error}") })?;
         let (buffers, weights) = (Arc::default(), AtomicU64::new(0));
-        Ok(Device::Cpu(CpuDevice { shared: Arc::new(Shared { threads, buffers, low_memory, weights }) }))
+        Ok(Device::Cpu(CpuDevice { shared: Arc::new(Shared { threads, buffers, low_memory, precision, weights }) }))
     }
 
     /// NVIDIA's GPU number `index`, counted from 0; the networks compute in `dtype`.
@@ -124,7 +131,7 @@ impl Device {
     /// Bytes of the host's memory that all of `weights` will take once they are loaded: none for a GPU.
     pub fn packed_bytes(&self, weights: &Weights) -> u64 {
         match self {
-            Device::Cpu(device) => cpu::packed_bytes(weights, device.conv_algorithm()),
+            Device::Cpu(device) => cpu::packed_bytes(weights, device),
             #[cfg(feature = "candle")]
             Device::Candle(_) => 0,
         }
@@ -181,6 +188,10 @@ impl Device {
 impl CpuDevice {
     pub(super) fn buffer(&self, len: usize) -> Result<Buffer> {
         self.shared.buffers.take(len)
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.shared.precision
     }
 
     pub(super) fn conv_algorithm(&self) -> ConvAlgorithm {

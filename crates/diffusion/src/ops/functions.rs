@@ -28,7 +28,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
             let rows = |data| cpu_kernels::Rows { data, stride: c };
             let (q, k, v) = (rows(q), rows(cpu::data(k)), rows(cpu::data(v)));
             let mut out = cpu.buffer(n * l * c)?;
-            cpu_kernels::attention(q, k, v, n, heads, l, s, head_dim, scale, causal, &mut out);
+            cpu_kernels::attention(q, k, v, n, heads, l, s, head_dim, scale, causal, cpu.precision(), &mut out);
             Ok(Tensor::on_cpu(cpu, &[n, l, c], out))
         }
         #[cfg(feature = "candle")]

@@ -115,7 +115,13 @@ impl Linear {
         let bias = if has_bias { Some(weights.get("bias", &[out_features])?.to_f32()) } else { None };
         let packed = match device {
             Device::Cpu(device) => {
-                let linear = cpu_kernels::Linear::new(cpu::weight(&weight), bias.as_deref(), out_features, in_features);
+                let linear = cpu_kernels::Linear::new(
+                    cpu::weight(&weight),
+                    bias.as_deref(),
+                    out_features,
+                    in_features,
+                    device.precision(),
+                );
                 let bytes = linear.bytes();
                 PackedLinear::Cpu(device.hold(linear, bytes))
             }
@@ -233,7 +239,7 @@ impl Conv2d {
         let weight = weights.get("weight", &[out_channels, in_channels, kernel, kernel])?.floats();
         let packed = match device {
             Device::Cpu(device) => {
-                let conv = cpu_kernels::Conv2d::with_algorithm(
+                let conv = cpu_kernels::Conv2d::new(
                     cpu::weight(&weight),
                     bias,
                     out_channels,
@@ -242,6 +248,7 @@ impl Conv2d {
                     stride,
                     padding,
                     device.conv_algorithm(),
+                    device.precision(),
                 );
                 let bytes = conv.bytes();
                 PackedConv2d::Cpu(device.hold(conv, bytes))

@@ -25,6 +25,7 @@ mod tensor;
 pub use buffer::Memory;
 #[cfg(feature = "candle")]
 pub use candle::CandleDevice;
+pub use cpu_kernels::Precision;
 pub use device::{CpuDevice, CpuOptions, Device};
 pub use functions::{activate, attention, concat_channels, upsample_nearest};
 pub use layers::{Activation, Conv2d, Embedding, Epilogue, Linear};

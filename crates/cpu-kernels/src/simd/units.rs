@@ -1,0 +1,47 @@
+//! What a matrix unit has to offer: products of small tiles of `bf16`, summed in `f32`.
+use crate::split::Terms;
+
+/// The functions of one matrix unit. `# Safety` of each: the machine has it, and pointers are good for what is said below.
+pub(crate) struct Unit {
+    /// Called on a thread before its first product.
+    pub(crate) configure: unsafe fn(),
+    /// Called on it after its last.
+    pub(crate) release: unsafe fn(),
+    pub(crate) split: unsafe fn(&Split),
+    /// Steps of one panel, stored in half precision, to its terms.
+    pub(crate) widen_f16: unsafe fn(*const u16, usize, Terms, *mut u16),
+    pub(crate) multiply: unsafe fn(&Multiply),
+}
+
+/// Rows of `f32` to tiles of terms.
+pub(crate) struct Split {
+    pub(crate) x: *const f32,
+    pub(crate) ldx: usize,
+    pub(crate) rows: usize,
+    pub(crate) k: usize,
+    /// How many rows of tiles to write; zeros behind the last row.
+    pub(crate) tile_rows: usize,
+    /// From one row of tiles to the next, in tiles; those behind `k` are not written.
+    pub(crate) steps: usize,
+    pub(crate) terms: Terms,
+    pub(crate) to: *mut u16,
+}
+
+/// `c += a b` for 32 rows and 32 columns.
+pub(crate) struct Multiply {
+    /// The tiles of the first 16 rows, high terms.
+    pub(crate) a: *const u16,
+    /// In bytes: from there to the tiles of the second 16 rows, to the low terms, to the next row and to the next step.
+    pub(crate) a_second: usize,
+    pub(crate) a_low: usize,
+    pub(crate) a_row: usize,
+    pub(crate) a_step: usize,
+    /// A panel's steps, each 2 KiB a term: 16 pairs of inputs, of each 32 columns.
+    pub(crate) b: *const u16,
+    pub(crate) steps: usize,
+    pub(crate) terms: Terms,
+    /// 32 rows of 32.
+    pub(crate) c: *mut f32,
+    /// Whether to add to what c holds.
+    pub(crate) accumulate: bool,
+}

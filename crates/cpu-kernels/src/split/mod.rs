@@ -1,0 +1,54 @@
+//! Products on a matrix unit that multiplies `bf16` and sums in `f32`.
+//!
+//! A float is the sum of terms of `bf16`: the number rounded to eight bits, and the rest rounded to eight bits. With both terms
+//! of both factors, three products out of four (low by low is left out) give a product that is right to 2^-16, which is what
+//! [`Precision::F32`](crate::Precision::F32) means here; with the high terms alone it is right to 2^-8, which is
+//! [`Precision::Bf16`](crate::Precision::Bf16). Sums are always of `f32`. (Henry, Tang and Heinecke, "Leveraging the bfloat16
+//! artificial intelligence datatype for higher-precision computations", arXiv:1904.06376.)
+//!
+//! A tile is 16 rows of 32 elements. The left matrix comes in strips of two rows of tiles, each `(row of tiles, step, term, row,
+//! element)`; the right one in panels of 32 columns, `(panel, step, term, pair of inputs, column, input of the pair)`.
+mod product;
+mod weights;
+
+pub(crate) use product::{Finish, product};
+pub(crate) use weights::SplitWeights;
+
+use crate::Precision;
+
+/// Rows of a tile.
+pub(crate) const ROW_TILE: usize = 16;
+/// Rows of a strip: what one call of the unit multiplies.
+pub(crate) const STRIP_ROWS: usize = 2 * ROW_TILE;
+/// Columns of a panel.
+pub(crate) const PANEL_COLUMNS: usize = 32;
+/// Inputs that one product of tiles takes.
+pub(crate) const STEP: usize = 32;
+/// Bytes of a tile.
+pub(crate) const TILE_BYTES: usize = 1024;
+
+/// Of how many products one is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Terms {
+    /// High by high.
+    One,
+    /// High by high, and the two of high by low.
+    Three,
+}
+
+impl Terms {
+    pub(crate) fn of(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Terms::Three,
+            Precision::Bf16 => Terms::One,
+        }
+    }
+
+    /// Terms that are kept of each number.
+    pub(crate) fn count(self) -> usize {
+        match self {
+            Terms::One => 1,
+            Terms::Three => 2,
+        }
+    }
+}

@@ -1,0 +1,241 @@
+use std::ops::Range;
+
+use super::{PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, SplitWeights, TILE_BYTES};
+use crate::buffer::{Scratch, Shared, scratch};
+use crate::gemm::{Blocks, Output, RowSource, SMALL_WORK, share_out};
+use crate::simd::{Emit, Kernels, Multiply, Split};
+
+/// Bytes of the left matrix that are multiplied by all panels while they are in the second cache.
+const BLOCK_BYTES: usize = 640 << 10;
+/// Rows of a block: the more, the more often a panel is used once it has come.
+const BLOCK_ROWS: usize = 256;
+/// Floats of one strip's sums.
+const SUMS: usize = STRIP_ROWS * PANEL_COLUMNS;
+
+/// What becomes of the sums.
+pub(crate) enum Finish<'a> {
+    /// `act(sums + bias) + residual`.
+    Output(&'a Output<'a>),
+    /// `a * gelu(gate)` of the two halves of the outputs, with one bias for all rows.
+    Geglu(&'a [f32]),
+}
+
+/// `groups * group_rows` rows against `b`; with more than one bias, group g takes bias g.
+pub(crate) fn product<S: RowSource>(
+    kernels: &'static Kernels,
+    source: &S,
+    b: &SplitWeights,
+    groups: usize,
+    group_rows: usize,
+    finish: &Finish<'_>,
+    y: &mut [f32],
+) {
+    let rows = groups * group_rows;
+    let parts = finish.parts();
+    let columns = b.n / parts;
+    assert_eq!(y.len(), rows * columns, "an output of {rows} x {columns}");
+    if y.is_empty() {
+        return;
+    }
+    let units = columns.div_ceil(PANEL_COLUMNS);
+    // Narrow terms leave room for more inputs.
+    let k_most = BLOCK_BYTES / (BLOCK_ROWS * 2 * b.terms.count());
+    let threads = if rows * b.n * b.k < SMALL_WORK { 1 } else { rayon::current_num_threads() };
+    let blocks = rows.div_ceil(BLOCK_ROWS);
+    // Few rows are shared out by panels, so that each weight is read by one thread.
+    let (blocks, unit_tasks) = if blocks >= threads {
+        (blocks.next_multiple_of(threads).min(rows.div_ceil(STRIP_ROWS)), 1)
+    } else {
+        (blocks, threads.div_ceil(blocks).min(units))
+    };
+    let steps = b.k.div_ceil(STEP);
+    let call = Call {
+        kernels,
+        source,
+        b,
+        group_rows,
+        strips: Blocks::new(rows.div_ceil(STRIP_ROWS), rows.div_ceil(STRIP_ROWS).div_ceil(blocks)),
+        steps: Blocks::new(steps.max(1), (k_most / STEP).max(1)),
+        rows,
+        columns,
+        finish,
+        y: Shared::new(y),
+    };
+    let blocks = call.strips.count;
+    share_out(blocks * unit_tasks, |task| {
+        let part = task % unit_tasks;
+        let units = part * units / unit_tasks..(part + 1) * units / unit_tasks;
+        // SAFETY: the ranges of different tasks are different parts of y, whose size is checked above.
+        unsafe { call.block(call.strips.range(task / unit_tasks), units) };
+    });
+}
+
+impl Finish<'_> {
+    /// Panels that make one panel of results.
+    fn parts(&self) -> usize {
+        match self {
+            Finish::Output(_) => 1,
+            Finish::Geglu(_) => 2,
+        }
+    }
+}
+
+struct Call<'a, S> {
+    kernels: &'static Kernels,
+    source: &'a S,
+    b: &'a SplitWeights,
+    group_rows: usize,
+    strips: Blocks,
+    steps: Blocks,
+    rows: usize,
+    columns: usize,
+    finish: &'a Finish<'a>,
+    y: Shared,
+}
+
+/// A thread's tiles, given back when dropped.
+struct Configured(&'static crate::simd::Unit);
+
+impl Configured {
+    fn new(unit: &'static crate::simd::Unit) -> Self {
+        // SAFETY: only units that the machine has are handed out.
+        unsafe { (unit.configure)() };
+        Self(unit)
+    }
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        // SAFETY: as in `new`.
+        unsafe { (self.0.release)() };
+    }
+}
+
+impl<S: RowSource> Call<'_, S> {
+    /// # Safety
+    /// Nobody else touches these rows and columns of `y`.
+    unsafe fn block(&self, strips: Range<usize>, units: Range<usize>) {
+        let (b, parts) = (self.b, self.finish.parts());
+        let terms = b.terms.count();
+        let steps_most = self.steps.largest();
+        let strip_elements = |steps: usize| 2 * steps * terms * TILE_BYTES / size_of::<u16>();
+        let mut left = scratch(strips.len() * strip_elements(steps_most) / 2);
+        let mut gathered = scratch(self.source.scratch_len(STRIP_ROWS, steps_most * STEP));
+        let panel_len = b.scratch_len(steps_most);
+        let mut panels = scratch(parts * panel_len);
+        let held = if self.steps.count > 1 { units.len() * strips.len() } else { 1 };
+        let mut sums = scratch(held * parts * SUMS);
+        let _tiles = Configured::new(b.unit);
+        for block in 0..self.steps.count {
+            let steps = if b.k == 0 { 0..0 } else { self.steps.range(block) };
+            let (first, last) = (block == 0, block + 1 == self.steps.count);
+            for (i, strip) in strips.clone().enumerate() {
+                let to = left[i * strip_elements(steps.len()) / 2..].as_mut_ptr().cast();
+                // SAFETY: there is room for the strip.
+                unsafe { self.split(strip, &steps, &mut gathered, to) };
+            }
+            for (u, unit) in units.clone().enumerate() {
+                let mut right = [std::ptr::null(); 2];
+                for part in 0..parts {
+                    let p = unit + part * (b.panels() / 2);
+                    let room = panels[part * panel_len..].as_mut_ptr();
+                    // SAFETY: there is room for a panel of each part.
+                    right[part] = unsafe { b.panel(p, steps.start, steps.len(), room) };
+                }
+                for (i, strip) in strips.clone().enumerate() {
+                    let at = if held == 1 { 0 } else { u * strips.len() + i };
+                    let sums = &mut sums[at * parts * SUMS..][..parts * SUMS];
+                    for part in 0..parts {
+                        let multiply = Multiply {
+                            a: left[i * strip_elements(steps.len()) / 2..].as_ptr().cast(),
+                            a_second: steps.len() * terms * TILE_BYTES,
+                            a_low: TILE_BYTES,
+                            a_row: TILE_BYTES / ROW_TILE,
+                            a_step: terms * TILE_BYTES,
+                            b: right[part],
+                            steps: steps.len(),
+                            terms: b.terms,
+                            c: sums[part * SUMS..].as_mut_ptr(),
+                            accumulate: !first,
+                        };
+                        // SAFETY: the strip and the panel have these steps, and the tiles are configured.
+                        unsafe { (b.unit.multiply)(&multiply) };
+                    }
+                    if last {
+                        // SAFETY: the strip's rows and the unit's columns of y are ours.
+                        unsafe { self.finish(strip, unit, sums) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// There is room for the strip's tiles at `to`.
+    unsafe fn split(&self, strip: usize, steps: &Range<usize>, gathered: &mut Scratch, to: *mut u16) {
+        let row = strip * STRIP_ROWS;
+        let rows = STRIP_ROWS.min(self.rows - row);
+        let k0 = steps.start * STEP;
+        let kc = (steps.end * STEP).min(self.b.k) - k0;
+        // SAFETY: the block lies within the source, whose size the caller of `product` made sure of.
+        unsafe {
+            let (x, ldx) = if kc == 0 {
+                (std::ptr::null(), 0)
+            } else {
+                self.source.block(row, rows, k0, kc, gathered.as_mut_ptr())
+            };
+            let split =
+                Split { x, ldx, rows, k: kc, tile_rows: STRIP_ROWS, steps: steps.len(), terms: self.b.terms, to };
+            (self.b.unit.split)(&split);
+        }
+    }
+
+    /// # Safety
+    /// Nobody else touches these rows and columns of `y`.
+    unsafe fn finish(&self, strip: usize, unit: usize, sums: &mut [f32]) {
+        let column = unit * PANEL_COLUMNS;
+        let columns = PANEL_COLUMNS.min(self.columns - column);
+        let end = self.rows.min((strip + 1) * STRIP_ROWS);
+        let mut row = strip * STRIP_ROWS;
+        while row < end {
+            // Rows of one group share a bias.
+            let group = row / self.group_rows;
+            let rows = end.min((group + 1) * self.group_rows) - row;
+            let from = (row - strip * STRIP_ROWS) * PANEL_COLUMNS;
+            let at = row * self.columns + column;
+            // SAFETY: rows and columns lie within y.
+            unsafe {
+                let y = self.y.get().add(at);
+                match self.finish {
+                    Finish::Output(out) => {
+                        let padded = self.b.panels() * PANEL_COLUMNS;
+                        let bias = if out.bias.len() == padded { 0 } else { group * padded };
+                        (self.kernels.emit)(&Emit {
+                            sums: sums[from..].as_ptr(),
+                            ld_sums: PANEL_COLUMNS,
+                            rows,
+                            columns,
+                            bias: out.bias[bias + column..].as_ptr(),
+                            act: out.act,
+                            residual: out.residual.map_or(std::ptr::null(), |r| r[at..].as_ptr()),
+                            y,
+                            ldy: self.columns,
+                        });
+                    }
+                    Finish::Geglu(bias) => {
+                        let (a, gate) = sums.split_at_mut(SUMS);
+                        for (part, sums) in [(0, &mut *a), (1, &mut *gate)] {
+                            let bias = &bias[part * self.columns + column..][..PANEL_COLUMNS];
+                            for line in sums[from..].chunks_exact_mut(PANEL_COLUMNS).take(rows) {
+                                (self.kernels.add)(bias.as_ptr(), line.as_mut_ptr(), PANEL_COLUMNS);
+                            }
+                        }
+                        let (a, gate) = (a[from..].as_ptr(), gate[from..].as_ptr());
+                        (self.kernels.geglu)(a, gate, PANEL_COLUMNS, rows, columns, y, self.columns);
+                    }
+                }
+            }
+            row += rows;
+        }
+    }
+}
