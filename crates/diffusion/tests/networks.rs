@@ -92,6 +92,9 @@ fn input(name: &str, what: &str, count: usize) -> Vec<f32> {
     tensor(&component(&format!("networks.{name}.input")), what, &[count, 1])
 }
 
+/// As a share of the largest number: what some twenty layers make of products that are right to 2^-16.
+const TOLERANCE: f32 = 1e-4;
+
 fn check(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
@@ -114,9 +117,9 @@ fn cpu() -> Device {
 /// differently in another order of sums, and half precision keeps three digits. (In bfloat16 candle's processor cannot convolve.)
 fn devices() -> Vec<(Device, f32)> {
     vec![
-        (cpu(), 2e-5),
+        (cpu(), TOLERANCE),
         #[cfg(feature = "candle")]
-        (Device::candle_cpu(diffusion::weights::Dtype::F32).expect("candle has a CPU"), 2e-5),
+        (Device::candle_cpu(diffusion::weights::Dtype::F32).expect("candle has a CPU"), TOLERANCE),
         #[cfg(feature = "candle")]
         (Device::candle_cpu(diffusion::weights::Dtype::F16).expect("candle has a CPU"), 2e-2),
     ]
@@ -221,7 +224,7 @@ fn an_autoencoder_with_the_old_names_is_the_same() {
     let autoencoder = Autoencoder::load(&case.config.to_string(), name, &weights, &cpu()).expect("old names are read");
     let latents = input(name, "latents", 2 * 4 * case.height * case.width);
     let decoded = autoencoder.decode(&latents, 2, case.height, case.width).expect("a CPU computes");
-    check("decoded", &decoded, &case.decoded, 2e-5);
+    check("decoded", &decoded, &case.decoded, TOLERANCE);
 }
 
 #[test]
@@ -324,7 +327,9 @@ fn the_memory_of_weights_is_foreseen() {
             assert_eq!(device.weight_bytes(), 0);
         }
     }
-    assert!(taken[0] > 2.0 * taken[2] && taken[1] > 2.0 * taken[3], "{taken:?}");
+    // With a matrix unit nothing is transformed.
+    let least = if cpu_kernels::isa() == "amx" { 1.0 } else { 2.0 };
+    assert!(taken[0] >= least * taken[2] && taken[1] >= least * taken[3], "{taken:?}");
 }
 
 /// Two steps, because the first may have given a small tensor what the second needs for a large one.
