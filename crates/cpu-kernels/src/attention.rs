@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use crate::buffer::{Shared, scratch};
 use crate::gemm::{SMALL_WORK, Strip, share_out};
 use crate::simd::{Kernels, SoftmaxBlock};
+use crate::split::{self, Terms};
 use crate::{Precision, isa};
 
 /// Keys whose scores are held at once: with a panel of queries they lie in the first cache.
@@ -32,7 +33,7 @@ impl<'a> Rows<'a> {
         Self { data, stride }
     }
 
-    fn row(&self, r: usize, offset: usize, len: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, r: usize, offset: usize, len: usize) -> &'a [f32] {
         &self.data[r * self.stride + offset..][..len]
     }
 
@@ -64,7 +65,7 @@ pub fn attention(
     head_dim: usize,
     scale: f32,
     causal: bool,
-    _precision: Precision,
+    precision: Precision,
     out: &mut [f32],
 ) {
     let width = heads * head_dim;
@@ -79,32 +80,67 @@ pub fn attention(
     q.check("query", batch * q_len, width);
     k.check("key", batch * kv_len, width);
     v.check("value", batch * kv_len, width);
-    let shape = Shape { kernels: isa::kernels(), q_len, kv_len, head_dim, causal };
+    let kernels = isa::kernels();
     // Powers of two instead of e: the change of base goes into the scale.
     let scale = scale * std::f32::consts::LOG2_E;
+    let call = Call { kernels, q, k, v, heads, q_len, kv_len, head_dim, scale, causal };
+    match kernels.unit {
+        Some(unit) => split::attention(unit, Terms::of(precision), &call, batch, out),
+        None => call.run(batch, out),
+    }
+}
 
-    let mut packed = scratch(batch * heads * shape.packed_len());
-    packed.par_chunks_mut(shape.packed_len()).enumerate().for_each(|(i, packed)| {
-        shape.pack(k, v, i / heads, i % heads, packed);
-    });
-    let blocks = q_len.div_ceil(QUERY_BLOCK);
-    let y = Shared::new(out);
-    let tasks = batch * heads * blocks;
-    let one = |task: usize| {
-        let (pair, first) = (task / blocks, task % blocks * QUERY_BLOCK);
-        let block = first..q_len.min(first + QUERY_BLOCK);
-        let packed = &packed[pair * shape.packed_len()..][..shape.packed_len()];
-        let (batch, head) = (pair / heads, pair % heads);
-        let mut work = scratch(shape.work_len());
-        shape.query_block(q, batch, head, block.clone(), scale, packed, &mut work);
-        let at = (batch * q_len + block.start) * width + head * head_dim;
-        // SAFETY: each task writes the columns of its head in rows of its own.
-        unsafe { shape.write(&work, block.len(), y.get().add(at), width) };
-    };
-    if batch * q_len * kv_len * width < SMALL_WORK {
-        (0..tasks).for_each(one);
-    } else {
-        share_out(tasks, one);
+/// What a call asks for, its lengths checked; head by head.
+pub(crate) struct Call<'a> {
+    pub(crate) kernels: &'static Kernels,
+    pub(crate) q: Rows<'a>,
+    pub(crate) k: Rows<'a>,
+    pub(crate) v: Rows<'a>,
+    pub(crate) heads: usize,
+    pub(crate) q_len: usize,
+    pub(crate) kv_len: usize,
+    pub(crate) head_dim: usize,
+    /// For powers of two.
+    pub(crate) scale: f32,
+    pub(crate) causal: bool,
+}
+
+impl Call<'_> {
+    /// Hides the keys from `key` on from the queries from `query` on that come before them. A row of scores is a panel of queries.
+    pub(crate) fn hide(&self, key: usize, query: usize, scores: &mut [f32]) {
+        let width = self.kernels.panel();
+        for (j, row) in scores.chunks_exact_mut(width).enumerate() {
+            row[..(key + j).saturating_sub(query).min(width)].fill(f32::NEG_INFINITY);
+        }
+    }
+
+    fn run(&self, batch: usize, out: &mut [f32]) {
+        let (heads, q_len, kv_len) = (self.heads, self.q_len, self.kv_len);
+        let width = heads * self.head_dim;
+        let shape = Shape { kernels: self.kernels, q_len, kv_len, head_dim: self.head_dim, causal: self.causal };
+        let mut packed = scratch(batch * heads * shape.packed_len());
+        packed.par_chunks_mut(shape.packed_len()).enumerate().for_each(|(i, packed)| {
+            shape.pack(self.k, self.v, i / heads, i % heads, packed);
+        });
+        let blocks = q_len.div_ceil(QUERY_BLOCK);
+        let y = Shared::new(out);
+        let tasks = batch * heads * blocks;
+        let one = |task: usize| {
+            let (pair, first) = (task / blocks, task % blocks * QUERY_BLOCK);
+            let block = first..q_len.min(first + QUERY_BLOCK);
+            let packed = &packed[pair * shape.packed_len()..][..shape.packed_len()];
+            let (batch, head) = (pair / heads, pair % heads);
+            let mut work = scratch(shape.work_len());
+            shape.query_block(self, batch, head, block.clone(), packed, &mut work);
+            let at = (batch * q_len + block.start) * width + head * self.head_dim;
+            // SAFETY: each task writes the columns of its head in rows of its own.
+            unsafe { shape.write(&work, block.len(), y.get().add(at), width) };
+        };
+        if batch * q_len * kv_len * width < SMALL_WORK {
+            (0..tasks).for_each(one);
+        } else {
+            share_out(tasks, one);
+        }
     }
 }
 
@@ -177,11 +213,10 @@ impl Shape {
     /// One block of queries of one head against all keys; leaves weighted sums and their weights in `work`.
     fn query_block(
         &self,
-        q: Rows<'_>,
+        call: &Call<'_>,
         batch: usize,
         head: usize,
         block: Range<usize>,
-        scale: f32,
         packed: &[f32],
         work: &mut [f32],
     ) {
@@ -195,13 +230,14 @@ impl Shape {
             if rows < width {
                 panel.queries.fill(0.0);
             }
+            let q = call.q;
             let first = (batch * self.q_len + block.start + i * width) * q.stride + head * d;
             let from = &q.data[first..first + (rows - 1) * q.stride + d];
             let queries = panel.queries.as_mut_ptr();
             // SAFETY: `from` has rows of d floats, `queries` d rows of `width`.
             unsafe {
                 (kernels.transpose)(from.as_ptr(), q.stride, rows, d, queries, width);
-                (kernels.scale)(queries, scale, queries, d * width);
+                (kernels.scale)(queries, call.scale, queries, d * width);
             }
             panel.largest.fill(f32::NEG_INFINITY);
             panel.sums.fill(0.0);
@@ -236,11 +272,7 @@ impl Shape {
                 };
                 product(count, d, &keys[first * d..(first + count) * d], d, panel.queries, scores, false);
                 if self.causal {
-                    for (j, row) in scores.chunks_exact_mut(width).enumerate().take(count) {
-                        // Queries before the key do not see it.
-                        let hidden = (first + j).saturating_sub(block.start + i * width).min(width);
-                        row[..hidden].fill(f32::NEG_INFINITY);
-                    }
+                    call.hide(first, block.start + i * width, &mut scores[..count * width]);
                 }
                 let softmax = SoftmaxBlock {
                     scores: scores.as_mut_ptr(),

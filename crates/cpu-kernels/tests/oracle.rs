@@ -224,8 +224,8 @@ fn attention_meets_the_formula() {
                 let want = naive::attention(q, k, v, batch, heads, q_len, kv_len, d, scale, causal);
                 let what =
                     format!("{isa:?} {batch} x {heads} x {q_len} x {kv_len} x {d}, scale {scale}, causal {causal}");
-                // Scores around 100 carry the rounding of f32 into the exponent.
-                check(&what, &y, &want, if scale > 1.0 { 1e-4 } else { tolerance(isa) });
+                // Scores around 100 carry the rounding of their products into the exponent.
+                check(&what, &y, &want, if scale > 1.0 { 10.0 * tolerance(isa) } else { tolerance(isa) });
             }
         }
     });
@@ -233,7 +233,7 @@ fn attention_meets_the_formula() {
 
 #[test]
 fn attention_survives_scores_beyond_the_range_of_exp() {
-    on_every_isa(|_| {
+    on_every_isa(|isa| {
         let k = [1000.0f32, -1000.0, 999.0];
         let v = [1.0f32, 2.0, 3.0];
         let mut y = [0.0];
@@ -252,7 +252,8 @@ fn attention_survives_scores_beyond_the_range_of_exp() {
             &mut y,
         );
         let p = (-1.0f32).exp();
-        assert!((y[0] - (1.0 + 3.0 * p) / (1.0 + p)).abs() < 2e-4, "{y:?}");
+        let tolerance = 20.0 * tolerance(isa) as f32;
+        assert!((y[0] - (1.0 + 3.0 * p) / (1.0 + p)).abs() < tolerance, "{isa:?}: {y:?}");
     });
 }
 

@@ -44,7 +44,8 @@ proptest! {
             let mut y = vec![f32::NAN; q_len * d];
             let rows = |data| Rows::new(data, d);
             cpu_kernels::attention(rows(&q), rows(&k), rows(&ones), 1, 1, q_len, kv_len, d, 1.0, false, Precision::F32, &mut y);
-            assert!(y.iter().all(|y| (y - 1.0).abs() < 2e-6), "{isa:?} {y:?}");
+            let worst = y.iter().map(|y| (y - 1.0).abs()).fold(0.0, f32::max);
+            assert!(f64::from(worst) < 0.2 * tolerance(isa), "{isa:?}: {worst:e}");
         });
     }
 }

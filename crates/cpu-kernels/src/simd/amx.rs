@@ -7,13 +7,13 @@ use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 use super::Kernels;
-use super::units::{Multiply, Split, Unit};
-use crate::split::{ROW_TILE, STEP, TILE_BYTES, Terms};
+use super::units::{Multiply, Pair, Split, Unit};
+use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, TILE_BYTES, Terms};
 
 /// AVX-512's kernels beside the matrix unit.
 pub(crate) static KERNELS: Kernels = Kernels { unit: Some(&UNIT), ..super::avx512::KERNELS };
 
-static UNIT: Unit = Unit { configure, release, split, widen_f16, multiply };
+static UNIT: Unit = Unit { configure, release, split, pair, widen_f16, multiply };
 
 /// Whether the processor has tiles and the system lets this process use them.
 pub(crate) fn available() -> bool {
@@ -85,42 +85,35 @@ unsafe fn release() {
 /// # Safety
 /// [`available`], [`configure`] was called on this thread, and the pointers are good for what [`Multiply`] says.
 unsafe fn multiply(m: &Multiply) {
-    let steps = m.steps;
-    if steps == 0 {
+    if m.steps == 0 {
         if !m.accumulate {
-            // SAFETY: c has four tiles.
-            unsafe { m.c.write_bytes(0, 4 * TILE_BYTES / size_of::<f32>()) };
+            // SAFETY: c has these tiles.
+            unsafe { m.c.write_bytes(0, m.row_tiles * 2 * TILE_BYTES / size_of::<f32>()) };
         }
         return;
     }
     macro_rules! product {
-        ($a_low:expr, $($body:literal),* $(,)?) => {
+        ([$($load:literal),*] [$($zero:literal),*] [$($store:literal),*] $($body:literal),* $(,)?) => {
             asm!(
                 "test {accumulate}, {accumulate}",
                 "jnz 3f",
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                $($zero,)*
                 "jmp 2f",
                 "3:",
-                "tileloadd tmm0, [{c} + {b_stride}]",
-                "tileloadd tmm1, [{c} + {b_stride} + 64]",
-                "tileloadd tmm2, [{c} + {b_stride} + 2048]",
-                "tileloadd tmm3, [{c} + {b_stride} + 2112]",
+                $($load,)*
                 "2:",
                 $($body,)*
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{c} + {b_stride}], tmm0",
-                "tilestored [{c} + {b_stride} + 64], tmm1",
-                "tilestored [{c} + {b_stride} + 2048], tmm2",
-                "tilestored [{c} + {b_stride} + 2112], tmm3",
+                $($store,)*
                 a0 = inout(reg) m.a => _,
-                a1 = inout(reg) m.a.byte_add(m.a_second) => _,
-                low = in(reg) $a_low,
+                a1 = inout(reg) m.a.wrapping_byte_add(m.a_second) => _,
+                low = in(reg) m.a_low,
                 a_stride = in(reg) m.a_row,
                 a_step = in(reg) m.a_step,
                 b = inout(reg) m.b => _,
                 b_stride = in(reg) 128usize,
-                steps = inout(reg) steps => _,
+                steps = inout(reg) m.steps => _,
                 accumulate = in(reg) usize::from(m.accumulate),
                 c = in(reg) m.c,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -128,12 +121,30 @@ unsafe fn multiply(m: &Multiply) {
                 options(nostack),
             )
         };
+        (two rows: $($body:literal),* $(,)?) => {
+            product!(
+                ["tileloadd tmm0, [{c} + {b_stride}]", "tileloadd tmm1, [{c} + {b_stride} + 64]",
+                 "tileloadd tmm2, [{c} + {b_stride} + 2048]", "tileloadd tmm3, [{c} + {b_stride} + 2112]"]
+                ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"]
+                ["tilestored [{c} + {b_stride}], tmm0", "tilestored [{c} + {b_stride} + 64], tmm1",
+                 "tilestored [{c} + {b_stride} + 2048], tmm2", "tilestored [{c} + {b_stride} + 2112], tmm3"]
+                $($body,)*
+            )
+        };
+        (one row: $($body:literal),* $(,)?) => {
+            product!(
+                ["tileloadd tmm0, [{c} + {b_stride}]", "tileloadd tmm1, [{c} + {b_stride} + 64]"]
+                ["tilezero tmm0", "tilezero tmm1"]
+                ["tilestored [{c} + {b_stride}], tmm0", "tilestored [{c} + {b_stride} + 64], tmm1"]
+                $($body,)*
+                "/* {a1} */",
+            )
+        };
     }
     // SAFETY: the caller's promise; the tiles are clobbered, nothing else is kept in them.
     unsafe {
-        match m.terms {
-            Terms::One => product!(
-                0usize,
+        match (m.terms, m.row_tiles) {
+            (Terms::One, 2) => product!(two rows:
                 "tileloadd tmm4, [{a0} + {a_stride}]",
                 "tileloadd tmm6, [{b} + {b_stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
@@ -147,9 +158,18 @@ unsafe fn multiply(m: &Multiply) {
                 "add {b}, 2048",
                 "/* {low} */",
             ),
+            (Terms::One, _) => product!(one row:
+                "tileloadd tmm4, [{a0} + {a_stride}]",
+                "tileloadd tmm6, [{b} + {b_stride}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b} + {b_stride} + 64]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "add {a0}, {a_step}",
+                "add {b}, 2048",
+                "/* {low} */",
+            ),
             // The small products first: low by high, high by high, high by low.
-            Terms::Three => product!(
-                m.a_low,
+            (Terms::Three, 2) => product!(two rows:
                 "add {a0}, {low}",
                 "add {a1}, {low}",
                 "tileloadd tmm4, [{a0} + {a_stride}]",
@@ -178,6 +198,24 @@ unsafe fn multiply(m: &Multiply) {
                 "add {a1}, {a_step}",
                 "add {b}, 4096",
             ),
+            (Terms::Three, _) => product!(one row:
+                "tileloadd tmm6, [{b} + {b_stride}]",
+                "tileloadd tmm7, [{b} + {b_stride} + 64]",
+                "add {a0}, {low}",
+                "tileloadd tmm4, [{a0} + {a_stride}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "sub {a0}, {low}",
+                "tileloadd tmm5, [{a0} + {a_stride}]",
+                "tdpbf16ps tmm0, tmm5, tmm6",
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "tileloadd tmm6, [{b} + {b_stride} + 2048]",
+                "tileloadd tmm7, [{b} + {b_stride} + 2112]",
+                "tdpbf16ps tmm0, tmm5, tmm6",
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "add {a0}, {a_step}",
+                "add {b}, 4096",
+            ),
         }
     }
 }
@@ -202,6 +240,40 @@ unsafe fn split(s: &Split) {
                     (_mm512_setzero_ps(), _mm512_setzero_ps())
                 };
                 write_terms(a, b, high, high.wrapping_add(TILE_BYTES / size_of::<u16>()), s.terms);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// [`available`], and the pointers are good for what [`Pair`] says.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pair(p: &Pair) {
+    /// Elements of one term of a step.
+    const TERM: usize = PANEL_COLUMNS * STEP;
+    // Element 2 i is number i of the first row, 2 i + 1 that of the second.
+    let interleave: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
+    // SAFETY: 32 elements.
+    let interleave = unsafe { _mm512_loadu_si512(interleave.as_ptr().cast()) };
+    for pair in 0..p.steps * STEP / 2 {
+        for column in (0..PANEL_COLUMNS).step_by(16) {
+            // SAFETY: rows beyond the last are not read, and there is room for every step's terms.
+            unsafe {
+                let load = |row: usize| {
+                    if row < p.rows {
+                        _mm512_loadu_ps(p.x.add(row * PANEL_COLUMNS + column))
+                    } else {
+                        _mm512_setzero_ps()
+                    }
+                };
+                let (a, b) = (load(2 * pair), load(2 * pair + 1));
+                let step = pair / (STEP / 2) * p.terms.count() * TERM;
+                let to = p.to.add(step + (pair % (STEP / 2) * PANEL_COLUMNS + column) * 2);
+                let (high, low) = terms(a, b, p.terms);
+                _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(interleave, high));
+                if p.terms == Terms::Three {
+                    _mm512_storeu_si512(to.add(TERM).cast(), _mm512_permutexvar_epi16(interleave, low));
+                }
             }
         }
     }
@@ -234,23 +306,41 @@ unsafe fn widen_f16(from: *const u16, steps: usize, terms: Terms, to: *mut u16) 
 /// As [`split`]; there is room for 32 elements at `high`, and at `low` where there are three terms.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn write_terms(a: __m512, b: __m512, high: *mut u16, low: *mut u16, terms: Terms) {
-    // SAFETY: the caller's promise; a __m512bh is 64 bytes like a __m512i.
+unsafe fn write_terms(a: __m512, b: __m512, high: *mut u16, low: *mut u16, kept: Terms) {
+    let (rounded, rest) = terms(a, b, kept);
+    // SAFETY: the caller's promise.
     unsafe {
-        let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(b, a));
         _mm512_storeu_si512(high.cast(), rounded);
-        if terms == Terms::Three {
-            let rest_a = _mm512_sub_ps(a, upper(_mm512_castsi512_si256(rounded)));
-            let rest_b = _mm512_sub_ps(b, upper(_mm512_extracti64x4_epi64::<1>(rounded)));
-            let rest: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(rest_b, rest_a));
+        if kept == Terms::Three {
             _mm512_storeu_si512(low.cast(), rest);
         }
     }
 }
 
+/// 32 numbers rounded to `bf16`, and, where there are three terms, what the rounding left over.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn terms(a: __m512, b: __m512, kept: Terms) -> (__m512i, __m512i) {
+    let rounded = round(a, b);
+    if kept == Terms::One {
+        return (rounded, rounded);
+    }
+    let rest_a = _mm512_sub_ps(a, widen(_mm512_castsi512_si256(rounded)));
+    let rest_b = _mm512_sub_ps(b, widen(_mm512_extracti64x4_epi64::<1>(rounded)));
+    (rounded, round(rest_a, rest_b))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn round(a: __m512, b: __m512) -> __m512i {
+    let rounded = _mm512_cvtne2ps_pbh(b, a);
+    // SAFETY: both are 64 bytes without invalid values.
+    unsafe { std::mem::transmute(rounded) }
+}
+
 /// 16 numbers of `bf16`, widened.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn upper(x: __m256i) -> __m512 {
+fn widen(x: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
 }

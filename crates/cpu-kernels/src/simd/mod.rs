@@ -23,7 +23,7 @@ pub(crate) mod scalar;
 
 pub(crate) use finish::Emit;
 pub(crate) use tile::Tile;
-pub(crate) use units::{Multiply, Split, Unit};
+pub(crate) use units::{Multiply, Pair, Split, Unit};
 
 use crate::Activation;
 

@@ -8,6 +8,7 @@ pub(crate) struct Unit {
     /// Called on it after its last.
     pub(crate) release: unsafe fn(),
     pub(crate) split: unsafe fn(&Split),
+    pub(crate) pair: unsafe fn(&Pair),
     /// Steps of one panel, stored in half precision, to its terms.
     pub(crate) widen_f16: unsafe fn(*const u16, usize, Terms, *mut u16),
     pub(crate) multiply: unsafe fn(&Multiply),
@@ -27,8 +28,21 @@ pub(crate) struct Split {
     pub(crate) to: *mut u16,
 }
 
-/// `c += a b` for 32 rows and 32 columns.
+/// Rows of 32 floats to a panel: what a right matrix that was computed is multiplied from.
+pub(crate) struct Pair {
+    /// One behind the other.
+    pub(crate) x: *const f32,
+    pub(crate) rows: usize,
+    /// Steps to write; zeros behind the last row.
+    pub(crate) steps: usize,
+    pub(crate) terms: Terms,
+    pub(crate) to: *mut u16,
+}
+
+/// `c += a b` for 16 or 32 rows and 32 columns.
 pub(crate) struct Multiply {
+    /// Rows of tiles, 1 or 2.
+    pub(crate) row_tiles: usize,
     /// The tiles of the first 16 rows, high terms.
     pub(crate) a: *const u16,
     /// In bytes: from there to the tiles of the second 16 rows, to the low terms, to the next row and to the next step.
@@ -40,7 +54,7 @@ pub(crate) struct Multiply {
     pub(crate) b: *const u16,
     pub(crate) steps: usize,
     pub(crate) terms: Terms,
-    /// 32 rows of 32.
+    /// Rows of 32.
     pub(crate) c: *mut f32,
     /// Whether to add to what c holds.
     pub(crate) accumulate: bool,

@@ -8,13 +8,16 @@
 //!
 //! A tile is 16 rows of 32 elements. The left matrix comes in strips of two rows of tiles, each `(row of tiles, step, term, row,
 //! element)`; the right one in panels of 32 columns, `(panel, step, term, pair of inputs, column, input of the pair)`.
+mod attention;
 mod product;
 mod weights;
 
+pub(crate) use attention::attention;
 pub(crate) use product::{Finish, product};
 pub(crate) use weights::SplitWeights;
 
 use crate::Precision;
+use crate::simd::Unit;
 
 /// Rows of a tile.
 pub(crate) const ROW_TILE: usize = 16;
@@ -50,5 +53,23 @@ impl Terms {
             Terms::One => 1,
             Terms::Three => 2,
         }
+    }
+}
+
+/// A thread's tiles, given back when dropped.
+pub(crate) struct Configured(&'static Unit);
+
+impl Configured {
+    pub(crate) fn new(unit: &'static Unit) -> Self {
+        // SAFETY: only units that the machine has are handed out.
+        unsafe { (unit.configure)() };
+        Self(unit)
+    }
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        // SAFETY: as in `new`.
+        unsafe { (self.0.release)() };
     }
 }

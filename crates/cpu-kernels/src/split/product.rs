@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use super::{PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, SplitWeights, TILE_BYTES};
+use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, SplitWeights, TILE_BYTES};
 use crate::buffer::{Scratch, Shared, scratch};
 use crate::gemm::{Blocks, Output, RowSource, SMALL_WORK, share_out};
 use crate::simd::{Emit, Kernels, Multiply, Split};
@@ -93,24 +93,6 @@ struct Call<'a, S> {
     y: Shared,
 }
 
-/// A thread's tiles, given back when dropped.
-struct Configured(&'static crate::simd::Unit);
-
-impl Configured {
-    fn new(unit: &'static crate::simd::Unit) -> Self {
-        // SAFETY: only units that the machine has are handed out.
-        unsafe { (unit.configure)() };
-        Self(unit)
-    }
-}
-
-impl Drop for Configured {
-    fn drop(&mut self) {
-        // SAFETY: as in `new`.
-        unsafe { (self.0.release)() };
-    }
-}
-
 impl<S: RowSource> Call<'_, S> {
     /// # Safety
     /// Nobody else touches these rows and columns of `y`.
@@ -147,6 +129,7 @@ impl<S: RowSource> Call<'_, S> {
                     let sums = &mut sums[at * parts * SUMS..][..parts * SUMS];
                     for part in 0..parts {
                         let multiply = Multiply {
+                            row_tiles: 2,
                             a: left[i * strip_elements(steps.len()) / 2..].as_ptr().cast(),
                             a_second: steps.len() * terms * TILE_BYTES,
                             a_low: TILE_BYTES,

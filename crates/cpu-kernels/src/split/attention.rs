@@ -1,0 +1,322 @@
+//! Flash attention on a matrix unit, transposed as in [`crate::attention()`]: scores are `K Q^T`, the result is `V^T P`.
+use std::ops::Range;
+
+use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, TILE_BYTES, Terms};
+use crate::attention::Call;
+use crate::buffer::{Shared, scratch};
+use crate::gemm::{SMALL_WORK, padded, share_out};
+use crate::simd::{Multiply, Pair, SoftmaxBlock, Split, Unit};
+
+/// Keys whose scores are held at once: with a panel of queries they lie in the first cache.
+const KEY_BLOCK: usize = 128;
+/// Queries that go through a head's keys and values together: the more, the less often those come from the third cache.
+const QUERY_BLOCK: usize = 128;
+/// `u16` elements of a tile.
+const TILE: usize = TILE_BYTES / size_of::<u16>();
+
+/// As [`crate::attention()`], which has checked every length.
+pub(crate) fn attention(unit: &'static Unit, terms: Terms, call: &Call<'_>, batch: usize, out: &mut [f32]) {
+    let pairs = batch * call.heads;
+    let work = pairs * call.q_len * call.kv_len * call.head_dim;
+    let threads = if work < SMALL_WORK { 1 } else { rayon::current_num_threads() };
+    // A thread packs the keys and values of a head by itself, unless there are fewer heads than threads.
+    let blocks = call.q_len.div_ceil(QUERY_BLOCK);
+    let parts = threads.div_ceil(pairs).min(blocks);
+    let y = Shared::new(out);
+    let head = Head { unit, terms, call };
+    let one = |task: usize| {
+        let (pair, part) = (task / parts, task % parts);
+        let blocks = part * blocks / parts..(part + 1) * blocks / parts;
+        // SAFETY: each task writes the columns of its head in rows of its own, and `out` has all of them.
+        unsafe { head.attend(pair / call.heads, pair % call.heads, blocks, y) };
+    };
+    if threads == 1 { (0..pairs * parts).for_each(one) } else { share_out(pairs * parts, one) }
+}
+
+struct Head<'a> {
+    unit: &'static Unit,
+    terms: Terms,
+    call: &'a Call<'a>,
+}
+
+/// A panel of queries and what becomes of it.
+struct Panel<'w> {
+    /// The queries as a right matrix.
+    right: &'w mut [f32],
+    /// Weighted sums of the values: `out_rows` rows of a panel.
+    out: &'w mut [f32],
+    largest: &'w mut [f32],
+    sums: &'w mut [f32],
+}
+
+impl Head<'_> {
+    /// Inputs of the scores' product. Heads are narrow, so that all terms lie side by side and fill the steps: keys as (low, high,
+    /// high), queries as (high, high, low).
+    fn inputs(&self) -> usize {
+        match self.terms {
+            Terms::One => self.call.head_dim,
+            Terms::Three => 3 * self.call.head_dim,
+        }
+    }
+
+    /// Steps of the scores' product.
+    fn steps(&self) -> usize {
+        self.inputs().div_ceil(STEP)
+    }
+
+    /// Rows of `V^T` in tiles.
+    fn value_tiles(&self) -> usize {
+        self.call.head_dim.div_ceil(ROW_TILE)
+    }
+
+    /// Steps of the product with the values.
+    fn value_steps(&self) -> usize {
+        self.call.kv_len.div_ceil(STEP)
+    }
+
+    fn keys_len(&self) -> usize {
+        self.call.kv_len.div_ceil(STRIP_ROWS) * 2 * self.steps() * TILE / 2
+    }
+
+    fn values_len(&self) -> usize {
+        self.value_tiles() * self.value_steps() * self.terms.count() * TILE / 2
+    }
+
+    fn out_rows(&self) -> usize {
+        self.value_tiles() * ROW_TILE
+    }
+
+    fn panel_len(&self) -> usize {
+        self.steps() * TILE + (self.out_rows() + 2) * PANEL_COLUMNS
+    }
+
+    /// # Safety
+    /// Nobody else touches the columns of this head in the rows of these blocks of queries, and `y` has them.
+    unsafe fn attend(&self, batch: usize, head: usize, blocks: Range<usize>, y: Shared) {
+        let (call, d) = (self.call, self.call.head_dim);
+        let mut keys = scratch(self.keys_len());
+        let mut values = scratch(self.values_len());
+        self.pack_keys(batch, head, &mut keys);
+        self.pack_values(batch, head, &mut values);
+        let mut work = scratch(QUERY_BLOCK / PANEL_COLUMNS * self.panel_len());
+        let mut scores = scratch(KEY_BLOCK * PANEL_COLUMNS);
+        let mut weights = scratch(KEY_BLOCK * PANEL_COLUMNS * self.terms.count() / 2);
+        let _tiles = Configured::new(self.unit);
+        for block in blocks {
+            let first = block * QUERY_BLOCK;
+            let queries = first..call.q_len.min(first + QUERY_BLOCK);
+            let panels = queries.len().div_ceil(PANEL_COLUMNS);
+            for i in 0..panels {
+                let first = queries.start + i * PANEL_COLUMNS;
+                let panel = self.panel(&mut work, i);
+                self.pack_queries(batch, head, first..queries.end.min(first + PANEL_COLUMNS), panel.right);
+                panel.out.fill(0.0);
+                panel.largest.fill(f32::NEG_INFINITY);
+                panel.sums.fill(0.0);
+            }
+            let seen = if call.causal { call.kv_len.min(queries.end) } else { call.kv_len };
+            for first in (0..seen).step_by(KEY_BLOCK) {
+                for i in 0..panels {
+                    let panel = self.panel(&mut work, i);
+                    let count = KEY_BLOCK.min(seen - first);
+                    self.score(&keys, first, count, &panel, &mut scores);
+                    if call.causal {
+                        call.hide(first, queries.start + i * PANEL_COLUMNS, &mut scores[..count * PANEL_COLUMNS]);
+                    }
+                    self.weigh(&values, first, count, panel, &mut scores, &mut weights);
+                }
+            }
+            for i in 0..panels {
+                let first = queries.start + i * PANEL_COLUMNS;
+                let rows = PANEL_COLUMNS.min(queries.end - first);
+                let panel = self.panel(&mut work, i);
+                let ld = call.heads * d;
+                // SAFETY: out has d rows of a panel, of which `rows` columns are taken; the caller gave room.
+                unsafe {
+                    let to = y.get().add((batch * call.q_len + first) * ld + head * d);
+                    (call.kernels.transpose)(panel.out.as_ptr(), PANEL_COLUMNS, d, rows, to, ld);
+                    for (r, sum) in panel.sums.iter().enumerate().take(rows) {
+                        let row = to.add(r * ld);
+                        (call.kernels.scale)(row, 1.0 / sum, row, d);
+                    }
+                }
+            }
+        }
+    }
+
+    fn panel<'w>(&self, work: &'w mut [f32], i: usize) -> Panel<'w> {
+        let len = self.panel_len();
+        let (right, rest) = work[i * len..(i + 1) * len].split_at_mut(self.steps() * TILE);
+        let (out, rest) = rest.split_at_mut(self.out_rows() * PANEL_COLUMNS);
+        let (largest, sums) = rest.split_at_mut(PANEL_COLUMNS);
+        Panel { right, out, largest, sums }
+    }
+
+    fn pack_keys(&self, batch: usize, head: usize, keys: &mut [f32]) {
+        let (call, d) = (self.call, self.call.head_dim);
+        let strip_len = 2 * self.steps() * TILE / 2;
+        let mut side_by_side = scratch(STRIP_ROWS * self.inputs());
+        for (strip, to) in keys.chunks_exact_mut(strip_len).enumerate() {
+            let first = strip * STRIP_ROWS;
+            let rows = STRIP_ROWS.min(call.kv_len - first);
+            let (x, ldx) = match self.terms {
+                Terms::One => {
+                    let at = (batch * call.kv_len + first) * call.k.stride + head * d;
+                    (call.k.data[at..at + (rows - 1) * call.k.stride + d].as_ptr(), call.k.stride)
+                }
+                Terms::Three => {
+                    for (r, line) in side_by_side.chunks_exact_mut(3 * d).enumerate().take(rows) {
+                        let row = call.k.row(batch * call.kv_len + first + r, head * d, d);
+                        let (low, high) = line.split_at_mut(d);
+                        let (high, again) = high.split_at_mut(d);
+                        for i in 0..d {
+                            high[i] = rounded(row[i]);
+                            low[i] = row[i] - high[i];
+                        }
+                        again.copy_from_slice(high);
+                    }
+                    (side_by_side.as_ptr(), 3 * d)
+                }
+            };
+            self.split_tiles(x, ldx, rows, self.inputs(), STRIP_ROWS, Terms::One, to);
+        }
+    }
+
+    fn pack_values(&self, batch: usize, head: usize, values: &mut [f32]) {
+        let (call, d) = (self.call, self.call.head_dim);
+        let ld = padded(call.kv_len);
+        let mut transposed = scratch(d * ld);
+        let at = batch * call.kv_len * call.v.stride + head * d;
+        let from = &call.v.data[at..at + (call.kv_len - 1) * call.v.stride + d];
+        // SAFETY: `from` has kv_len rows of d floats, `transposed` d rows of kv_len.
+        unsafe {
+            let to = transposed.as_mut_ptr();
+            (call.kernels.transpose)(from.as_ptr(), call.v.stride, call.kv_len, d, to, ld);
+        }
+        self.split_tiles(transposed.as_ptr(), ld, d, call.kv_len, self.out_rows(), self.terms, values);
+    }
+
+    /// The queries of a panel, scaled, as a right matrix.
+    fn pack_queries(&self, batch: usize, head: usize, queries: Range<usize>, right: &mut [f32]) {
+        let (call, d) = (self.call, self.call.head_dim);
+        let mut columns = scratch(self.inputs() * PANEL_COLUMNS);
+        if queries.len() < PANEL_COLUMNS {
+            columns.fill(0.0);
+        }
+        let at = (batch * call.q_len + queries.start) * call.q.stride + head * d;
+        let from = &call.q.data[at..at + (queries.len() - 1) * call.q.stride + d];
+        let high = columns.as_mut_ptr();
+        // SAFETY: `from` has rows of d floats, `columns` rows of a panel for every input.
+        unsafe {
+            (call.kernels.transpose)(from.as_ptr(), call.q.stride, queries.len(), d, high, PANEL_COLUMNS);
+            (call.kernels.scale)(high, call.scale, high, d * PANEL_COLUMNS);
+        }
+        if self.terms == Terms::Three {
+            let (high, rest) = columns.split_at_mut(d * PANEL_COLUMNS);
+            let (again, low) = rest.split_at_mut(d * PANEL_COLUMNS);
+            for i in 0..high.len() {
+                again[i] = rounded(high[i]);
+                low[i] = high[i] - again[i];
+            }
+            high.copy_from_slice(again);
+        }
+        self.pair(&columns, self.inputs(), self.steps(), Terms::One, right);
+    }
+
+    /// Scores of `count` keys from the `first` on.
+    fn score(&self, keys: &[f32], first: usize, count: usize, panel: &Panel<'_>, scores: &mut [f32]) {
+        let steps = self.steps();
+        for strip in 0..count.div_ceil(STRIP_ROWS) {
+            let keys = &keys[(first / STRIP_ROWS + strip) * steps * TILE..][..steps * TILE];
+            let multiply = Multiply {
+                row_tiles: 2,
+                a: keys.as_ptr().cast(),
+                a_second: steps * TILE_BYTES,
+                a_low: 0,
+                a_row: TILE_BYTES / ROW_TILE,
+                a_step: TILE_BYTES,
+                b: panel.right.as_ptr().cast(),
+                steps,
+                terms: Terms::One,
+                c: scores[strip * STRIP_ROWS * PANEL_COLUMNS..][..STRIP_ROWS * PANEL_COLUMNS].as_mut_ptr(),
+                accumulate: false,
+            };
+            // SAFETY: keys and queries have these steps, and the tiles are configured.
+            unsafe { (self.unit.multiply)(&multiply) };
+        }
+    }
+
+    /// Softmax of the scores, and the sum of the values with these weights.
+    fn weigh(
+        &self,
+        values: &[f32],
+        first: usize,
+        count: usize,
+        panel: Panel<'_>,
+        scores: &mut [f32],
+        weights: &mut [f32],
+    ) {
+        let softmax = SoftmaxBlock {
+            scores: scores.as_mut_ptr(),
+            rows: count,
+            largest: panel.largest.as_mut_ptr(),
+            sums: panel.sums.as_mut_ptr(),
+            out: panel.out.as_mut_ptr(),
+            out_rows: self.call.head_dim,
+        };
+        // SAFETY: all have rows of a panel.
+        unsafe { (self.call.kernels.softmax_block)(&softmax) };
+        let (steps, terms) = (count.div_ceil(STEP), self.terms.count());
+        self.pair(scores, count, steps, self.terms, weights);
+        let row = self.value_steps() * terms * TILE;
+        for tile in (0..self.value_tiles()).step_by(2) {
+            let row_tiles = 2.min(self.value_tiles() - tile);
+            let values = &values[(tile * row + first / STEP * terms * TILE) / 2..];
+            let multiply = Multiply {
+                row_tiles,
+                a: values.as_ptr().cast(),
+                a_second: row * size_of::<u16>(),
+                a_low: TILE_BYTES,
+                a_row: TILE_BYTES / ROW_TILE,
+                a_step: terms * TILE_BYTES,
+                b: weights.as_ptr().cast(),
+                steps,
+                terms: self.terms,
+                c: panel.out[tile * ROW_TILE * PANEL_COLUMNS..][..row_tiles * ROW_TILE * PANEL_COLUMNS].as_mut_ptr(),
+                accumulate: true,
+            };
+            // SAFETY: values and weights have these steps, and the tiles are configured.
+            unsafe { (self.unit.multiply)(&multiply) };
+        }
+    }
+
+    fn split_tiles(
+        &self,
+        x: *const f32,
+        ldx: usize,
+        rows: usize,
+        k: usize,
+        tile_rows: usize,
+        terms: Terms,
+        to: &mut [f32],
+    ) {
+        let steps = k.div_ceil(STEP);
+        assert!(to.len() >= tile_rows / ROW_TILE * steps * terms.count() * TILE / 2, "room for {tile_rows} rows");
+        let split = Split { x, ldx, rows, k, tile_rows, steps, terms, to: to.as_mut_ptr().cast() };
+        // SAFETY: x has `rows` rows of k floats, and there is room for the tiles.
+        unsafe { (self.unit.split)(&split) };
+    }
+
+    fn pair(&self, x: &[f32], rows: usize, steps: usize, terms: Terms, to: &mut [f32]) {
+        assert!(x.len() >= rows * PANEL_COLUMNS && to.len() >= steps * terms.count() * TILE);
+        let pair = Pair { x: x.as_ptr(), rows, steps, terms, to: to.as_mut_ptr().cast() };
+        // SAFETY: the lengths were just checked.
+        unsafe { (self.unit.pair)(&pair) };
+    }
+}
+
+/// The nearest number of `bf16`, ties to even. Written so that the compiler vectorises it.
+fn rounded(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+}
