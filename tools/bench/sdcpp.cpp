@@ -13,10 +13,11 @@ static double now() {
 }
 
 static double last;
+static int wanted;  // reading the weights tells of its progress too
 
 int main(int argc, char** argv) {
     if (argc < 2) return std::fprintf(stderr, "sdcpp CHECKPOINT [STEPS] [SIZE] [THREADS]\n"), 2;
-    const int steps = argc > 2 ? std::atoi(argv[2]) : 3, size = argc > 3 ? std::atoi(argv[3]) : 512;
+    const int steps = wanted = argc > 2 ? std::atoi(argv[2]) : 3, size = argc > 3 ? std::atoi(argv[3]) : 512;
     sd_ctx_params_t context;
     sd_ctx_params_init(&context);
     context.model_path = argv[1];
@@ -28,7 +29,8 @@ int main(int argc, char** argv) {
     sd_set_log_callback([](sd_log_level_t, const char* text, void*) { std::fputs(text, stderr); }, nullptr);
     sd_set_progress_callback(
         [](int step, int steps, float, void*) {
-            std::printf("step %d of %d: %.2f s\n", step, steps, now() - last);
+            if (steps != wanted) return;
+            if (step > 0) std::printf("step %d of %d: %.2f s\n", step, steps, now() - last);
             std::fflush(stdout);
             last = now();
         },
