@@ -222,7 +222,7 @@ def main():
     ap.add_argument("--picture-rounds", type=int, default=1)
     ap.add_argument("--quick", action="store_true", help="one round; the picture's time from two and four steps")
     ap.add_argument("--one-at-a-time", action="store_true", help="end each engine after its turn: for models of which only one fits into memory")
-    ap.add_argument("--low-memory", action="store_true", help="of our worker: for picture, load and memory")
+    ap.add_argument("--low-memory", action="store_true", help="the flag of our worker")
     ap.add_argument("--torch-setting", help="for example unet=channels_last,decode=eager; without calibration")
     ap.add_argument("--recalibrate", action="store_true")
     ap.add_argument("--measure", default=ROOT / "target/release/examples/measure", help="the example of crates/diffusion")

@@ -117,11 +117,10 @@ class Ours:
     name, title = "ours", "rbee"
 
     def __init__(self, a, precision, threads):
-        flags = ["--precision", precision, "--threads", threads]
+        flags = ["--precision", precision, "--threads", threads, *(["--low-memory"] if a.low_memory else [])]
         self.log = pathlib.Path(a.cache) / f"ours-{precision}.log"
         self.process = Process([a.measure, a.model, *flags], self.log)
-        low = ["--low-memory"] if a.low_memory else []
-        self.worker = Worker([a.worker, "--model", a.model, *flags, *low], self.log)
+        self.worker = Worker([a.worker, "--model", a.model, *flags], self.log)
 
     def compute(self, *words):
         return self.process.warmed(*words)

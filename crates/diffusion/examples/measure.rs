@@ -1,6 +1,6 @@
 //! Times the networks of a model on this machine's processor, one command after the other.
 //!
-//! `cargo run --release -p diffusion --example measure -- MODEL_FOLDER [--threads N] [--precision f32|bf16]`
+//! `cargo run --release -p diffusion --example measure -- MODEL_FOLDER [--threads N] [--precision f32|bf16] [--low-memory]`
 //!
 //! Each line on standard input is a command, each line on standard output its answer in JSON, with the `seconds` of that one
 //! call or with an `error`; sizes of latents are in latent pixels:
@@ -29,7 +29,7 @@ use diffusion::models::{
     Autoencoder, ClipTextConfig, ClipTextModel, Conditioning, Context, Encoded, TextTime, UNet2DConditionModel,
     UNetConfig,
 };
-use diffusion::ops::{Device, Tensor};
+use diffusion::ops::{CpuOptions, Device, Precision, Tensor};
 use diffusion::pipeline::ModelSource;
 use serde_json::{Value, json};
 
@@ -39,22 +39,26 @@ const TOKENS: usize = 77;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let (mut folder, mut threads, mut precision) = (None, None, "f32".to_owned());
+    let (mut folder, mut options) = (None, CpuOptions::default());
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--threads" => threads = Some(arguments.next().ok_or("--threads needs a number")?.parse()?),
-            "--precision" => precision = arguments.next().ok_or("--precision needs f32 or bf16")?,
+            "--threads" => options.threads = Some(arguments.next().ok_or("--threads needs a number")?.parse()?),
+            "--low-memory" => options.low_memory = true,
+            "--precision" => {
+                options.precision = match arguments.next().as_deref() {
+                    Some("f32") => Precision::F32,
+                    Some("bf16") => Precision::Bf16,
+                    other => return Err(format!("--precision {other:?}: give f32 or bf16").into()),
+                }
+            }
             _ if folder.is_none() => folder = Some(argument),
             _ => return Err(format!("{argument}: unknown argument").into()),
         }
     }
-    if precision != "f32" {
-        return Err(format!("--precision {precision} is not built yet; f32 is").into());
-    }
     let folder = folder.ok_or("give the folder of a model")?;
     let mut networks = Networks {
         source: ModelSource::folder(Path::new(&folder))?,
-        device: Device::cpu(threads)?,
+        device: Device::cpu(options)?,
         unet: None,
         contexts: HashMap::new(),
         autoencoder: None,
