@@ -1,4 +1,4 @@
-use crate::{ApiError, Base64Bytes, ErrorCode};
+use crate::{ApiError, Base64Bytes, ErrorCode, ToolCall};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -218,10 +218,13 @@ pub struct ImageLink {
 /// Text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TextCompletion {
-    /// The whole text.
+    /// The whole text; what the model wrote to call functions is not in it.
     pub text: String,
     /// Why it ends.
     pub finish_reason: FinishReason,
+    /// Functions that the model calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// What it cost.
     pub usage: Usage,
 }
@@ -234,6 +237,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the context is full.
     Length,
+    /// The model waits for what the functions that it calls return.
+    ToolCalls,
 }
 
 /// Tokens read and written.

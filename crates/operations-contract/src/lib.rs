@@ -31,10 +31,11 @@ pub use limits::*;
 pub use models::{WELL_KNOWN_MODELS, WellKnownModel, repository_of, same_model, well_known};
 pub use operation::{Operation, OperationKind, TargetServer};
 pub use request::{
-    HiveCheckRequest, ImageGenerationRequest, ImageInpaintRequest, ImageSettings, ImageTransformRequest, InferRequest,
-    Message, ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest, Priority, QueenCheckRequest,
-    Role, StatusRequest, WorkerKind, WorkerProcessDeleteRequest, WorkerProcessGetRequest, WorkerProcessListRequest,
-    WorkerSpawnRequest,
+    FunctionCall, FunctionName, FunctionTool, HiveCheckRequest, ImageGenerationRequest, ImageInpaintRequest,
+    ImageSettings, ImageTransformRequest, InferRequest, Message, ModelDeleteRequest, ModelDownloadRequest,
+    ModelGetRequest, ModelListRequest, Priority, QueenCheckRequest, Role, StatusRequest, Tool, ToolCall, ToolChoice,
+    ToolChoiceMode, ToolKind, WorkerKind, WorkerProcessDeleteRequest, WorkerProcessGetRequest,
+    WorkerProcessListRequest, WorkerSpawnRequest,
 };
 pub use scheduler::{SCHEDULERS, SCHEDULES, scheduler_has_schedules};
 pub use split::{HiveOperation, LlmWorkerOperation, QueenOperation, SdWorkerOperation};

@@ -37,6 +37,14 @@ pub const MESSAGES: usize = 1024;
 pub const STOP_WORDS: usize = 16;
 /// Bytes of one stop word.
 pub const STOP_WORD_BYTES: usize = 1024;
+/// Functions that a model may call.
+pub const TOOLS: usize = 128;
+/// Bytes of all of them as JSON.
+pub const TOOLS_BYTES: usize = 256 * 1024;
+/// Bytes of a function's name.
+pub const FUNCTION_NAME_BYTES: usize = 64;
+/// Bytes of a JSON schema.
+pub const SCHEMA_BYTES: usize = 64 * 1024;
 /// Bytes of an id: of a hive, a worker, a model in a catalogue.
 pub const ID_BYTES: usize = 128;
 /// Bytes of a model's name, which may be a path.

@@ -139,7 +139,7 @@ mod tests {
             json!({"operation": "infer", "messages": [{"role": "user", "content": "", "name": "x"}]}),
             Malformed,
             Some("messages[0].name"),
-            "unknown field messages[0].name: expected `role` or `content`",
+            "unknown field messages[0].name: expected one of `role`, `content`, `tool_calls`, `tool_call_id`",
         );
         refused(
             json!({"operation": "image_transform", "prompt": "", "init_image": "*"}),

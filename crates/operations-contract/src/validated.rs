@@ -166,6 +166,15 @@ impl Check {
         Err(ApiError::invalid(param, format!("{param} may have at most {max} bytes, got {}", text.len())))
     }
 
+    /// JSON of a bounded size.
+    pub(crate) fn json(&self, param: &str, json: &impl Serialize, max: usize) -> Result<(), ApiError> {
+        let size = serde_json::to_vec(json).map_or(usize::MAX, |text| text.len());
+        if size <= max {
+            return Ok(());
+        }
+        Err(ApiError::invalid(param, format!("{param} may have at most {max} bytes as JSON, got {size}")))
+    }
+
     pub(crate) fn one_of(&self, param: &str, value: Option<&str>, known: &[&str]) -> Result<(), ApiError> {
         match value {
             Some(value) if !known.contains(&value) => {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
-use operations_contract::{Base64Bytes, ErrorCode, IMAGE_BYTES, ImageTransformRequest, Operation, Request as _};
+use operations_contract::{
+    Base64Bytes, ErrorCode, IMAGE_BYTES, ImageTransformRequest, Operation, Request as _, SCHEMA_BYTES,
+};
 use serde_json::{Value, json};
 
 /// A picture of one colour.
@@ -140,6 +142,84 @@ fn a_prompt_or_messages_and_not_both() {
         "prompt and messages exclude each other; give one of them",
     );
     refused(infer(json!({"prompt": "a".repeat(65537)})), "prompt", "prompt may have at most 65536 bytes, got 65537");
+}
+
+fn chat(fields: Value) -> Value {
+    with(json!({"operation": "infer", "messages": [{"role": "user", "content": "a"}]}), fields)
+}
+
+#[test]
+fn tools_are_named_once_and_chosen_among() {
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+    accepted(chat(json!({"tools": [tool("a-1"), tool("b_2")], "tool_choice": "required"})));
+    accepted(chat(json!({"tools": [tool("a")], "response_schema": {"type": "object"}})));
+    refused(chat(json!({"tool_choice": "auto"})), "tool_choice", "tool_choice chooses among tools; give tools");
+    refused(
+        infer(json!({"tools": [tool("a")]})),
+        "tools",
+        "tools are for a conversation; give messages instead of prompt",
+    );
+    let name = "tools[0].function.name";
+    refused(
+        chat(json!({"tools": [tool("a b")]})),
+        name,
+        "tools[0].function.name must be 1 to 64 letters, digits, '_' and '-'",
+    );
+    refused(
+        chat(json!({"tools": [tool("a"), tool("a")]})),
+        "tools[1].function.name",
+        "tools holds two functions with the name \"a\"",
+    );
+    refused(
+        chat(json!({"tools": [tool("a")], "tool_choice": tool("b")})),
+        "tool_choice.function.name",
+        "tool_choice names \"b\", which is none of tools",
+    );
+    refused(
+        chat(json!({"tools": [tool("a")], "tool_choice": "required", "response_schema": {}})),
+        "response_schema",
+        "response_schema is for an answer, and tool_choice leaves none; give one of them",
+    );
+    let long = "a".repeat(SCHEMA_BYTES);
+    refused(
+        chat(json!({"response_schema": {"title": long}})),
+        "response_schema",
+        "response_schema may have at most 65536 bytes as JSON, got 65548",
+    );
+    let choice = chat(json!({"tools": [tool("a")], "tool_choice": "always"}));
+    let error = Operation::from_value(choice, |_| true).unwrap_err();
+    assert_eq!((error.param.as_deref(), error.status()), (Some("tool_choice"), 400));
+    assert!(error.message.contains("\"required\""), "{}", error.message);
+}
+
+#[test]
+fn only_the_assistant_calls_and_only_a_tool_answers_a_call() {
+    let says = |message: Value| json!({"operation": "infer", "messages": [message]});
+    let call =
+        |arguments: &str| json!([{"id": "1", "type": "function", "function": {"name": "a", "arguments": arguments}}]);
+    accepted(says(json!({"role": "assistant", "content": "", "tool_calls": call("{}")})));
+    accepted(says(json!({"role": "tool", "content": "", "tool_call_id": "1"})));
+    refused(
+        says(json!({"role": "user", "content": "", "tool_calls": call("{}")})),
+        "messages[0].tool_calls",
+        "only the assistant calls functions, not the role user",
+    );
+    refused(
+        says(json!({"role": "tool", "content": ""})),
+        "messages[0].tool_call_id",
+        "messages[0].tool_call_id is required for the role tool",
+    );
+    refused(
+        says(json!({"role": "user", "content": "", "tool_call_id": "1"})),
+        "messages[0].tool_call_id",
+        "messages[0].tool_call_id is for the role tool, not for user",
+    );
+    refused(
+        says(json!({"role": "assistant", "content": "", "tool_calls": call("[]")})),
+        "messages[0].tool_calls[0].function.arguments",
+        "messages[0].tool_calls[0].function.arguments must be a JSON object as text: invalid type: sequence, expected \
+         a map at line 1 column 0",
+    );
 }
 
 #[test]

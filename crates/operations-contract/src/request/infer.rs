@@ -1,8 +1,10 @@
 use super::Priority;
+use super::tool::{Tool, ToolCall, ToolChoice, ToolChoiceMode};
 use crate::validated::{Check, Request};
 use crate::{ApiError, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Text to text: either a `prompt` that is continued or `messages` that are answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,6 +51,15 @@ pub struct InferRequest {
     /// Words that end the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
+    /// Functions that the model may call instead of answering; only with `messages`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    /// Whether it may call them, has to, or has to call a certain one; absent: `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// A JSON schema: the text is JSON that follows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_schema: Option<Map<String, Value>>,
     /// Whether every token is an event.
     #[serde(default = "yes")]
     pub stream: bool,
@@ -66,8 +77,21 @@ pub struct InferRequest {
 pub struct Message {
     /// Who speaks.
     pub role: Role,
-    /// What is said.
+    /// What is said; for the role `tool`, what the function returned.
     pub content: String,
+    /// Functions that the model called in this turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// For the role `tool`: the call that this answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+impl Message {
+    /// A turn that is only text.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), tool_calls: Vec::new(), tool_call_id: None }
+    }
 }
 
 /// Who speaks.
@@ -80,6 +104,20 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A function that the model called.
+    Tool,
+}
+
+impl Role {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+            Role::Tool => "tool",
+        }
+    }
 }
 
 impl Default for InferRequest {
@@ -97,6 +135,9 @@ impl Default for InferRequest {
             repeat_penalty: None,
             seed: None,
             stop: Vec::new(),
+            tools: Vec::new(),
+            tool_choice: None,
+            response_schema: None,
             stream: true,
             worker_id: None,
             priority: Priority::default(),
@@ -141,7 +182,52 @@ impl Request for InferRequest {
             }
             Check.text(&param, word, limits::STOP_WORD_BYTES)?;
         }
+        self.check_tools()?;
+        if let Some(schema) = &self.response_schema {
+            Check.json("response_schema", schema, limits::SCHEMA_BYTES)?;
+        }
         Ok(())
+    }
+}
+
+impl InferRequest {
+    fn check_tools(&self) -> Result<(), ApiError> {
+        if self.tools.is_empty() {
+            return match self.tool_choice {
+                None => Ok(()),
+                Some(_) => Err(ApiError::invalid("tool_choice", "tool_choice chooses among tools; give tools")),
+            };
+        }
+        if self.messages.is_none() {
+            return Err(ApiError::invalid("tools", "tools are for a conversation; give messages instead of prompt"));
+        }
+        if self.tools.len() > limits::TOOLS {
+            let message = format!("tools may hold at most {} functions, got {}", limits::TOOLS, self.tools.len());
+            return Err(ApiError::invalid("tools", message));
+        }
+        for (i, tool) in self.tools.iter().enumerate() {
+            tool.check(&format!("tools[{i}]"))?;
+            if self.tools[..i].iter().any(|other| other.function.name == tool.function.name) {
+                let message = format!("tools holds two functions with the name {:?}", tool.function.name);
+                return Err(ApiError::invalid(&format!("tools[{i}].function.name"), message));
+            }
+        }
+        Check.json("tools", &self.tools, limits::TOOLS_BYTES)?;
+        match &self.tool_choice {
+            Some(ToolChoice::Function { function, .. })
+                if !self.tools.iter().any(|tool| tool.function.name == function.name) =>
+            {
+                let message = format!("tool_choice names {:?}, which is none of tools", function.name);
+                return Err(ApiError::invalid("tool_choice.function.name", message));
+            }
+            Some(ToolChoice::Mode(ToolChoiceMode::Required) | ToolChoice::Function { .. })
+                if self.response_schema.is_some() =>
+            {
+                let message = "response_schema is for an answer, and tool_choice leaves none; give one of them";
+                return Err(ApiError::invalid("response_schema", message));
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -153,9 +239,33 @@ fn check_messages(messages: &[Message]) -> Result<(), ApiError> {
         let message = format!("messages may hold at most {} messages, got {}", limits::MESSAGES, messages.len());
         return Err(ApiError::invalid("messages", message));
     }
-    messages.iter().enumerate().try_for_each(|(i, message)| {
-        Check.text(&format!("messages[{i}].content"), &message.content, limits::PROMPT_BYTES)
-    })
+    messages.iter().enumerate().try_for_each(|(i, message)| check_message(&format!("messages[{i}]"), message))
+}
+
+fn check_message(param: &str, message: &Message) -> Result<(), ApiError> {
+    let Message { role, content, tool_calls, tool_call_id } = message;
+    Check.text(&format!("{param}.content"), content, limits::PROMPT_BYTES)?;
+    if *role != Role::Assistant && !tool_calls.is_empty() {
+        let message = format!("only the assistant calls functions, not the role {}", role.as_str());
+        return Err(ApiError::invalid(&format!("{param}.tool_calls"), message));
+    }
+    if tool_calls.len() > limits::TOOLS {
+        let message = format!("{param}.tool_calls may hold at most {} calls, got {}", limits::TOOLS, tool_calls.len());
+        return Err(ApiError::invalid(&format!("{param}.tool_calls"), message));
+    }
+    for (i, call) in tool_calls.iter().enumerate() {
+        call.check(&format!("{param}.tool_calls[{i}]"))?;
+    }
+    let param = format!("{param}.tool_call_id");
+    match (role, tool_call_id) {
+        (Role::Tool, Some(id)) => Check.id(&param, id),
+        (Role::Tool, None) => Err(ApiError::invalid(&param, format!("{param} is required for the role tool"))),
+        (_, Some(_)) => {
+            let message = format!("{param} is for the role tool, not for {}", role.as_str());
+            Err(ApiError::invalid(&param, message))
+        }
+        (_, None) => Ok(()),
+    }
 }
 
 fn max_tokens() -> u32 {

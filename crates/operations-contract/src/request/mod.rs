@@ -3,6 +3,7 @@
 mod hive;
 mod image;
 mod infer;
+mod tool;
 
 pub use hive::{
     HiveCheckRequest, ModelDeleteRequest, ModelDownloadRequest, ModelGetRequest, ModelListRequest, QueenCheckRequest,
@@ -11,6 +12,7 @@ pub use hive::{
 };
 pub use image::{ImageGenerationRequest, ImageInpaintRequest, ImageSettings, ImageTransformRequest};
 pub use infer::{InferRequest, Message, Role};
+pub use tool::{FunctionCall, FunctionName, FunctionTool, Tool, ToolCall, ToolChoice, ToolChoiceMode, ToolKind};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
