@@ -37,7 +37,6 @@ import inputs  # noqa: E402
 import psnr  # noqa: E402
 from PIL import Image  # noqa: E402
 
-MARKERS = "<!-- fidelity: begin -->", "<!-- fidelity: end -->"
 GOAL = 50.0
 OPERATIONS = ["image_generation", "image_transform", "image_inpaint"]
 
@@ -47,6 +46,7 @@ def all_cases(a):
     # make_pipeline.py's own schedulers have no schedules, and its files no other form.
     unlike = ("sdxl.schedule-alone", "sd15.transform.strength-0.1", "sd15.inpaint.strength-0.1")
     small = [c for c in cases.golden_cases() if not {"weights", "scheduler_config"} & set(c) and c["name"] not in unlike]
+    small += cases.small_cases()
     full = list(cases.full_size_cases())
     if a.quick:
         small, full = list(cases.kinds_and_operations()), [c for c in full if c["name"].endswith("256x256")]
@@ -99,7 +99,7 @@ def paint_references(work, todo):
     import torch
     from make_goldens import paint_case
 
-    missing = [c for c in todo if not reference(work, c).exists()]
+    missing = [c for c in todo if not reference(work, c).exists() and not refusal(work, c).exists()]
     for (_, _, operation), group in groupby(missing, key=lambda c: (c["model"], c["tiny_vae"], c["operation"])):
         group = list(group)
         pipe = paint.load(model_folder(work, group[0]), operation)
@@ -107,16 +107,29 @@ def paint_references(work, todo):
         for case in group:
             start = time.time()
             pipe.scheduler = type(own).from_config(own.config)
-            with torch.no_grad():
-                picture = paint_case(pipe, case)
-            save(picture, reference(work, case))
-            print(f"diffusers {case['size']} {case['name']}: {time.time() - start:.1f} s", flush=True)
+            try:
+                with torch.no_grad():
+                    picture = paint_case(pipe, case)
+                # Latents that are NaN become black.
+                if all(low == high for low, high in picture.getextrema()):
+                    raise ValueError("the picture has one colour")
+                save(picture, reference(work, case))
+                print(f"diffusers {case['size']} {case['name']}: {time.time() - start:.1f} s", flush=True)
+            except (ValueError, RuntimeError, IndexError) as error:
+                refusal(work, case).parent.mkdir(parents=True, exist_ok=True)
+                refusal(work, case).write_text(f"{type(error).__name__}: {error}\n")
+                print(f"diffusers {case['size']} {case['name']}: {type(error).__name__}: {error}", flush=True)
         del pipe, own
         gc.collect()
 
 
 def reference(work, case):
     return work / "references" / f"{case['key']}.png"
+
+
+def refusal(work, case):
+    """Why diffusers paints nothing."""
+    return work / "references" / f"{case['key']}.txt"
 
 
 def save(picture, path):
@@ -195,18 +208,19 @@ def paint_ours(work, todo, program, again):
         with Worker(program, model_folder(work, group[0]), work / "worker.log") as worker:
             for case in group:
                 start = time.time()
+                device = json.loads(worker.call("/v1/info"))["device"]["name"]
                 try:
                     picture = worker.paint(operation_of(case))
+                    if refusal(work, case).exists():
+                        raise ValueError("is painted, where diffusers fails: " + refusal(work, case).read_text())
                     save(picture, work / "pictures" / f"{case['key']}.png")
                     db, largest = psnr.compare(picture, Image.open(reference(work, case)))
-                    results[case["key"]] = dict(db=min(db, 999.0), largest=largest)
+                    results[case["key"]] = dict(db=min(db, 999.0), largest=largest, device=device)
                     shown = f"{db:.1f} dB, largest difference {largest}"
-                except urllib.error.HTTPError as error:
-                    results[case["key"]] = dict(error=error.read().decode())
-                    shown = results[case["key"]]["error"]
                 except (RuntimeError, ValueError, urllib.error.URLError, ConnectionError) as error:
-                    results[case["key"]] = dict(error=str(error))
-                    shown = str(error)
+                    shown = error.read().decode() if isinstance(error, urllib.error.HTTPError) else str(error)
+                    refused = refusal(work, case).exists() and not isinstance(error, ValueError)
+                    results[case["key"]] = {"refused" if refused else "error": shown, "device": device}
                 print(f"ours {case['size']} {case['name']}: {shown} ({time.time() - start:.1f} s)", flush=True)
                 part = file.with_suffix(".part")
                 part.write_text(json.dumps(results, indent=1))
@@ -215,7 +229,8 @@ def paint_ours(work, todo, program, again):
 
 
 def cell(group):
-    """The worst of a group's figures, and of how many where it is more than one."""
+    """The worst of a group's figures, and of how many where it is more than one; of what both refuse, none."""
+    group = [r for r in group if "refused" not in r]
     if not group:
         return ""
     if any("error" in r for r in group):
@@ -240,39 +255,45 @@ def by_kind(done, size):
 
 
 def by_sampler(done, size):
-    columns = [("sd15", o) for o in OPERATIONS] + [(k, "image_generation") for k in ("sd21", "turbo", "lcm", "sdxl")] + [
-        (k, "image_inpaint") for k in ("sd15-inpaint", "sd21-inpaint", "sdxl-inpaint")]
-
     def cells(scheduler, schedule):
         fits = [c for c in done if (c["size"], c.get("scheduler"), c.get("schedule")) == (size, scheduler, schedule)]
-        return [cell([c["result"] for c in fits if (c["kind"], c["operation"]) == column]) for column in columns]
+        return [cell([c["result"] for c in fits if c["kind"] == kind]) for kind in cases.KINDS]
 
     names = [(s, schedule) for s in [None, *cases.SCHEDULERS] for schedule in (None, "karras", "exponential")]
-    rows = [(f"{s or 'own'}{', ' + schedule if schedule else ''}", cells(s, schedule)) for s, schedule in names]
-    return [f"{kind} {operation.removeprefix('image_')}" for kind, operation in columns], rows
+    return [(f"{s or 'own'}{', ' + schedule if schedule else ''}", cells(s, schedule)) for s, schedule in names]
+
+
+def by_variation(done, size):
+    def cells(name):
+        fits = [c for c in done if (c["size"], c.get("variation")) == (size, name)]
+        return [cell([c["result"] for c in fits if c["kind"] == kind]) for kind in cases.KINDS]
+
+    return [(name, cells(name)) for name in cases.VARIATIONS]
 
 
 def write_table(todo, results, page):
-    """Write the tables between the markers of docs/fidelity.md."""
-    done = [dict(c, result=results[c["key"]]) for c in todo if c["key"] in results]
+    """Write the tables of each size that there are results of between its markers in docs/fidelity.md."""
     import diffusers
     import torch
     import transformers
 
-    parts = [f"torch {torch.__version__.split('+')[0]}, diffusers {diffusers.__version__}, transformers {transformers.__version__}."]
-    for size, title in (("full", "Full-size models"), ("small", "Small models")):
+    done = [dict(c, result=results[c["key"]]) for c in todo if c["key"] in results]
+    versions = f"torch {torch.__version__.split('+')[0]}, diffusers {diffusers.__version__}, transformers {transformers.__version__}"
+    for size in ("full", "small"):
         group = [c for c in done if c["size"] == size]
         if not group:
             continue
-        figures = [c["result"].get("db", 0.0) for c in group]
-        parts.append(f"### {title}\n\n{len(group)} pictures, the worst {min(figures):.1f} dB, {sum(f >= 999 for f in figures)} the same in every pixel.")
-        parts.append(table("kind", OPERATIONS, by_kind(done, size)))
-        columns, rows = by_sampler(done, size)
-        parts.append(table("sampler", columns, rows))
-    begin, end = MARKERS
-    text = page.read_text()
-    head, tail = text.split(begin)[0], text.split(end)[1]
-    page.write_text(head + begin + "\n\n" + "\n\n".join(parts) + "\n\n" + end + tail)
+        figures = [c["result"].get("db", 0.0) for c in group if "refused" not in c["result"]]
+        same, refused = sum(f >= 999 for f in figures), len(group) - len(figures)
+        devices = ", ".join(sorted({c["result"]["device"] for c in group}))
+        text = f"{len(figures)} pictures, the worst {min(figures):.1f} dB, {same} the same in every pixel"
+        text += f"; {refused} that diffusers refuses, and so do we" if refused else ""
+        parts = [f"{text}.\nOurs by {devices}; theirs by {versions}.", table("kind", OPERATIONS, by_kind(done, size))]
+        parts += [table(title, cases.KINDS, rows) for title, rows in (("sampler", by_sampler(done, size)), ("variation", by_variation(done, size)))
+                  if any(any(cells) for _, cells in rows)]
+        begin, end = f"<!-- {size}: begin -->", f"<!-- {size}: end -->"
+        head, rest = page.read_text().split(begin)
+        page.write_text(head + begin + "\n\n" + "\n\n".join(parts) + "\n\n" + end + rest.split(end)[1])
 
 
 def main():
@@ -310,7 +331,7 @@ def main():
     missing = [c["name"] for c in todo if c["key"] not in results]
     if missing:
         print("not compared yet:", ", ".join(missing))
-    low = [c["name"] for c in todo if c["key"] in results and results[c["key"]].get("db", 0.0) < GOAL]
+    low = [c["name"] for c in todo if c["key"] in results and "refused" not in results[c["key"]] and results[c["key"]].get("db", 0.0) < GOAL]
     if low:
         sys.exit(f"below {GOAL} dB: " + ", ".join(low))
 

@@ -159,6 +159,50 @@ def scheduler_configs():
     yield case("lcm.original-steps-100", "lcm", scheduler_config={"original_inference_steps": 100}, steps=4, guidance_scale=8.0, seed=5)
 
 
+def matrix():
+    """Every sampler with every schedule, for every operation of every kind."""
+    for kind in KINDS:
+        for operation in operations_of(kind):
+            for scheduler in SCHEDULERS:
+                for schedule in (None, *schedules_of(scheduler)):
+                    name = ".".join(filter(None, ("matrix", kind, operation, scheduler, schedule)))
+                    yield case(name, kind, operation, scheduler=scheduler, schedule=schedule, seed=7, **own_settings(kind))
+
+
+VARIATIONS = {
+    "seed 0": dict(seed=0),
+    "seed 2^32 - 1": dict(seed=2**32 - 1),
+    "seed 2^64 - 1": dict(seed=2**64 - 1),
+    "200 x 136": dict(width=200, height=136, init_image="init-200x136", mask_image="mask-200x136"),
+    "empty prompt": dict(prompt=""),
+    "other scripts": dict(prompt=ODD),
+    "two chunks": dict(prompt=LONG),
+    "three chunks, negative of one": dict(prompt=LONGER, negative_prompt=NEGATIVE),
+    "negative of three chunks": dict(negative_prompt=LONGER),
+    "negative prompt": dict(negative_prompt=NEGATIVE),
+    "clip_skip 1": dict(clip_skip=1, negative_prompt=NEGATIVE),
+    "clip_skip 2, two chunks": dict(clip_skip=2, prompt=LONG),
+    "guidance 1": dict(guidance_scale=1.0),
+    "guidance 7.5": dict(guidance_scale=7.5),
+}
+
+
+def variations():
+    """One thing changed at a time, for every operation of every kind."""
+    for kind in KINDS:
+        for operation in operations_of(kind):
+            for name, changes in VARIATIONS.items():
+                alien = ("init_image", "mask_image") if operation == "image_generation" else ("width", "height")
+                alien += ("mask_image",) if operation == "image_transform" else ()
+                fields = own_settings(kind) | {k: v for k, v in changes.items() if k not in alien}
+                yield case(f"variation.{kind}.{operation}.{name}", kind, operation, **fields) | {"variation": name}
+
+
+def small_cases():
+    """What fidelity.py compares beside the goldens: too many for the repository's tests."""
+    return [*matrix(), *variations()]
+
+
 def golden_cases():
     return [*kinds_and_operations(), *samplers(), *seeds(), *sizes(), *prompts(), *strengths_and_masks(), *storage(), *scheduler_configs()]
 

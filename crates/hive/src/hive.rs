@@ -25,6 +25,15 @@ pub struct HiveConfig {
     pub idle_timeout: Option<Duration>,
 }
 
+/// Where a worker tells that it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callback {
+    /// The hive's address.
+    pub url: String,
+    /// The key that the hive wants, where it wants one.
+    pub key: Option<String>,
+}
+
 /// The supervisor of one machine's worker processes. Clones are the same hive.
 #[derive(Debug, Clone)]
 pub struct Hive {
@@ -38,7 +47,7 @@ pub(crate) struct Shared {
     workers: Mutex<HashMap<String, Arc<Worker>>>,
     pub(crate) backoff: Mutex<Backoff<String>>,
     /// Where workers call back to; known once the hive listens.
-    callback_url: Mutex<Option<String>>,
+    callback: Mutex<Option<Callback>>,
     changed: watch::Sender<u64>,
     stopping: AtomicBool,
 }
@@ -56,7 +65,7 @@ impl Hive {
             spawner,
             workers: Mutex::default(),
             backoff: Mutex::default(),
-            callback_url: Mutex::default(),
+            callback: Mutex::default(),
             changed: watch::Sender::new(0),
             stopping: AtomicBool::new(false),
         });
@@ -82,8 +91,8 @@ impl Hive {
     }
 
     /// Tells workers that are spawned from now on where to call back.
-    pub fn set_callback_url(&self, url: String) {
-        *self.shared.callback_url.lock().unwrap_or_else(PoisonError::into_inner) = Some(url);
+    pub fn set_callback(&self, callback: Callback) {
+        *self.shared.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(callback);
     }
 
     /// Changes whenever a worker got ready or ended.
@@ -198,8 +207,8 @@ impl Hive {
             }
             workers.insert(worker.id.clone(), worker.clone());
         }
-        let callback_url = shared.callback_url.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        tokio::spawn(process::supervise(shared.clone(), worker.clone(), spec.clone(), program, callback_url));
+        let callback = shared.callback.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        tokio::spawn(process::supervise(shared.clone(), worker.clone(), spec.clone(), program, callback));
         Ok(worker)
     }
 

@@ -105,6 +105,10 @@ impl Hive {
     }
 }
 
+/// Flags of a worker that are its hive's to say, or fields of the request.
+const NOT_OPTIONS: [&str; 9] =
+    ["worker-id", "callback-url", "callback-key", "api-key", "model", "port", "device", "bind", "help"];
+
 fn not_yet(kind: OperationKind) -> ApiError {
     let message = format!("this hive does not serve {} yet; give models as folders on its disk", kind.name());
     ApiError::new(ErrorCode::UnsupportedOperation, message).with_param("operation")
@@ -114,8 +118,7 @@ fn spec(request: &WorkerSpawnRequest) -> Result<WorkerSpec, ApiError> {
     let mut flags = Vec::new();
     for (name, value) in &request.options {
         let flag = name.replace('_', "-");
-        // Each of these is this hive's to say, or a field of the request.
-        if matches!(flag.as_str(), "worker-id" | "callback-url" | "model" | "port" | "device" | "bind" | "help") {
+        if NOT_OPTIONS.contains(&flag.as_str()) {
             let param = format!("options.{name}");
             return Err(ApiError::invalid(&param, format!("{param} cannot be set here")));
         }
@@ -155,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_the_hive_says_itself_is_no_option() {
-        for name in ["model", "callback_url", "worker-id", "bind"] {
+        for name in ["model", "callback_url", "callback-key", "api_key", "worker-id", "bind"] {
             let error = spec(&request(json!({name: "x"}))).unwrap_err();
             assert_eq!(error.param, Some(format!("options.{name}")));
         }

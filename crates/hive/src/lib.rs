@@ -19,7 +19,7 @@ mod worker;
 
 pub use data_dir::DataDir;
 pub use error::HiveError;
-pub use hive::{Hive, HiveConfig};
+pub use hive::{Callback, Hive, HiveConfig};
 pub use job_router::{Admitted, serves};
 pub use model::Model;
 pub use process::{PARENT_VARIABLE, last_words};

@@ -1,5 +1,5 @@
 use crate::HiveError;
-use crate::hive::Shared;
+use crate::hive::{Callback, Shared};
 use crate::program::WorkerProgram;
 use crate::worker::{End, Phase, Worker, WorkerSpec};
 use std::fs::{self, File};
@@ -13,6 +13,19 @@ use tokio::process::{Child, Command};
 
 /// The environment variable by which a worker learns whose child it is: it asks the system to die with that process.
 pub const PARENT_VARIABLE: &str = "RBEE_PARENT_PID";
+/// What is meant for the daemon, or for one worker alone, is not meant for all of its workers.
+const NOT_INHERITED: [&str; 10] = [
+    "RBEE_PORT",
+    "RBEE_BIND",
+    "RBEE_API_KEY",
+    "RBEE_ALLOW_ORIGIN",
+    "RBEE_MODEL",
+    "RBEE_SD_VERSION",
+    "RBEE_WORKER_ID",
+    "RBEE_CALLBACK_URL",
+    "RBEE_CALLBACK_KEY",
+    "RBEE_DEVICE",
+];
 /// A worker drains for ten seconds; what lives longer than that is killed.
 const GRACE: Duration = Duration::from_secs(12);
 /// Reading the largest models from a slow disk takes minutes; what takes longer hangs.
@@ -25,7 +38,7 @@ pub(crate) async fn supervise(
     worker: Arc<Worker>,
     spec: WorkerSpec,
     program: WorkerProgram,
-    callback_url: Option<String>,
+    callback: Option<Callback>,
 ) {
     let pause = shared.backoff().pause(&worker.model);
     let stopped_early = tokio::select! {
@@ -36,7 +49,7 @@ pub(crate) async fn supervise(
     if stopped_early {
         return shared.ended(&worker, nothing("it was stopped before it started".to_owned(), true));
     }
-    let spawned = match command(&worker, &spec, &program, callback_url.as_deref()) {
+    let spawned = match command(&worker, &spec, &program, callback.as_ref()) {
         Ok(command) => shared.spawner.spawn(command).await,
         Err(error) => Err(error),
     };
@@ -74,12 +87,12 @@ fn command(
     worker: &Worker,
     spec: &WorkerSpec,
     program: &WorkerProgram,
-    callback_url: Option<&str>,
+    callback: Option<&Callback>,
 ) -> io::Result<Command> {
     let mut command = Command::new(&program.program);
     command.args(&program.arguments).args(["--worker-id", &worker.id]);
-    if let Some(url) = callback_url {
-        command.args(["--callback-url", url]);
+    if let Some(callback) = callback {
+        command.args(["--callback-url", &callback.url]);
     }
     if let Some(model) = spec.model.flag() {
         command.args(["--model", model]);
@@ -91,10 +104,12 @@ fn command(
         command.args(["--port", &port.to_string()]);
     }
     command.args(&spec.flags);
-    // What was meant for the daemon is not meant for its workers too.
-    let own = ["RBEE_PORT", "RBEE_BIND", "RBEE_API_KEY", "RBEE_ALLOW_ORIGIN", "RBEE_MODEL", "RBEE_WORKER_ID"];
-    for variable in own.into_iter().chain(["RBEE_CALLBACK_URL", "RBEE_DEVICE"]) {
+    for variable in NOT_INHERITED {
         command.env_remove(variable);
+    }
+    // Not among the arguments, which everybody on the machine can read.
+    if let Some(key) = callback.and_then(|callback| callback.key.as_ref()) {
+        command.env("RBEE_CALLBACK_KEY", key);
     }
     command.env(PARENT_VARIABLE, std::process::id().to_string());
     if let Some(path) = &worker.log {

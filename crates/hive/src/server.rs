@@ -1,4 +1,4 @@
-use crate::hive::{Hive, HiveConfig};
+use crate::hive::{Callback, Hive, HiveConfig};
 use crate::{DataDir, HiveError, Programs, job_router};
 use axum::Router;
 use axum::extract::State;
@@ -66,7 +66,7 @@ pub async fn run(args: HiveArgs, programs: Programs) -> anyhow::Result<()> {
     let hive = Hive::new(args.options.config(programs)?)?;
     let (listener, access) = args.listen.listen(Port::Exactly(HIVE_PORT)).await?;
     let address = listener.local_addr()?;
-    hive.set_callback_url(local_url(address));
+    hive.set_callback(Callback { url: local_url(address), key: args.listen.api_key });
     let server = HiveServer::new(hive.clone());
     tracing::info!("rbee-hive {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
     let app = server.router(&access);

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a golden that cannot be read is a failed test")]
 
-use operations_contract::{ApiError, Base64Bytes, JobEvent, Operation, OperationKind};
+use operations_contract::{ApiError, Base64Bytes, ErrorCode, JobEvent, Operation, OperationKind};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,6 +48,19 @@ fn every_event_has_a_golden_that_comes_back_the_same() {
         assert_eq!(event.name(), name.split('.').next().unwrap());
         assert_eq!(json["type"], event.name());
         assert_eq!(serde_json::to_value(&event).unwrap(), json, "{name}");
+    }
+}
+
+#[test]
+fn every_error_code_has_a_golden_that_comes_back_the_same() {
+    let goldens = golden("errors");
+    let names: BTreeSet<String> = goldens.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names, ErrorCode::ALL.iter().map(|code| format!("{}.{code}", code.status())).collect());
+    for (name, json) in goldens {
+        let status = json["status"].as_u64().unwrap() as u16;
+        let error = ApiError::from_response(status, json["body"].to_string().as_bytes());
+        assert_eq!((error.status(), format!("{status}.{}", error.code)), (status, name.clone()));
+        assert_eq!(serde_json::to_value(error.into_body()).unwrap(), json["body"], "{name}");
     }
 }
 

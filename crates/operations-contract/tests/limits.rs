@@ -90,6 +90,63 @@ fn numbers_beyond_their_edges_are_refused() {
 }
 
 #[test]
+fn every_other_limit_has_its_own_message() {
+    let prompt = "a".repeat(64 * 1024);
+    accepted(generation(json!({"prompt": prompt, "preview_every": 150, "model": "a".repeat(4096)})));
+    for field in ["prompt", "negative_prompt"] {
+        let more = format!("{prompt}a");
+        refused(generation(json!({field: more})), field, &format!("{field} may have at most 65536 bytes, got 65537"));
+    }
+    refused(
+        generation(json!({"guidance_scale": 30.5})),
+        "guidance_scale",
+        "guidance_scale must be between 0 and 30, got 30.5",
+    );
+    refused(generation(json!({"width": 2056})), "width", "width must be between 64 and 2048, got 2056");
+    refused(generation(json!({"height": 100})), "height", "height must be a multiple of 8, got 100");
+    refused(generation(json!({"count": 65})), "count", "count must be between 1 and 64, got 65");
+    refused(generation(json!({"preview_every": 0})), "preview_every", "preview_every must be between 1 and 150, got 0");
+    refused(
+        generation(json!({"schedule": "linear"})),
+        "schedule",
+        "schedule \"linear\" is not known; known are karras, exponential",
+    );
+    refused(transform(json!({"strength": 1.001})), "strength", "strength must be above 0 and at most 1, got 1.001");
+    refused(inpaint(json!({"mask_blur": -1})), "mask_blur", "mask_blur must be between 0 and 64, got -1");
+    let wide = base64(&picture(image::ImageFormat::Png, 4097, 1));
+    refused(
+        inpaint(json!({"mask_image": wide})),
+        "mask_image",
+        "mask_image may be at most 4096 x 4096 pixels, got 4097 x 1",
+    );
+    refused(generation(json!({"model": "a".repeat(4097)})), "model", "model may have at most 4096 bytes, got 4097");
+    refused(generation(json!({"model": "a\u{1b}"})), "model", "model holds a control character: \"a\\u{1b}\"");
+    refused(
+        generation(json!({"worker_id": "a".repeat(129)})),
+        "worker_id",
+        "worker_id may have at most 128 bytes, got 129",
+    );
+    refused(infer(json!({"min_p": -0.1})), "min_p", "min_p must be between 0 and 1, got -0.1");
+    refused(
+        infer(json!({"repeat_penalty": 0})),
+        "repeat_penalty",
+        "repeat_penalty must be above 0 and at most 10, got 0",
+    );
+    refused(infer(json!({"stop": [""]})), "stop[0]", "stop[0] is empty and would end every text at once");
+    refused(infer(json!({"stop": vec!["a"; 17]})), "stop", "stop may hold at most 16 words, got 17");
+    refused(infer(json!({"stop": ["a".repeat(1026)]})), "stop[0]", "stop[0] may have at most 1024 bytes, got 1026");
+    let messages =
+        |count| json!({"operation": "infer", "messages": vec![json!({"role": "user", "content": ""}); count]});
+    refused(messages(0), "messages", "messages must hold at least one message");
+    refused(messages(1025), "messages", "messages may hold at most 1024 messages, got 1025");
+    let spawn = |fields| with(json!({"operation": "worker_spawn", "model": "m", "worker": "cpu"}), fields);
+    refused(spawn(json!({"port": 0})), "port", "port must be between 1 and 65535, got 0");
+    let many: serde_json::Map<String, Value> = (0..65).map(|n| (format!("flag-{n}"), Value::from(n))).collect();
+    refused(spawn(json!({"options": many})), "options", "options may hold at most 64 flags, got 65");
+    refused(json!({"operation": "worker_process_delete", "pid": 0}), "pid", "pid must be at least 1, got 0");
+}
+
+#[test]
 fn words_that_nobody_knows_are_refused() {
     refused(
         generation(json!({"scheduler": "euler_b"})),

@@ -2,7 +2,7 @@ use crate::record::{QueenLock, QueenRecord};
 use crate::server::{Addresses, QueenServer};
 use job_server::{CancellationToken, JobServer as _, ListenArgs, Port};
 use operations_contract::{HIVE_PORT, QUEEN_JOBS, QUEEN_PORT};
-use rbee_hive::{Hive, HiveOptions, HiveServer, Programs, local_url};
+use rbee_hive::{Callback, Hive, HiveOptions, HiveServer, Programs, local_url};
 use tokio::net::TcpListener;
 
 /// Takes jobs from clients, gives them to workers, and streams what happens.
@@ -43,7 +43,7 @@ pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
     let (hive_listener, hive_access) = hive_listener(args.hive_port).await?;
     let addresses =
         Addresses { queen: local_url(listener.local_addr()?), hive: local_url(hive_listener.local_addr()?) };
-    hive.set_callback_url(addresses.hive.clone());
+    hive.set_callback(Callback { url: addresses.hive.clone(), key: None });
     let version = env!("CARGO_PKG_VERSION");
     lock.write(&QueenRecord { pid: std::process::id(), url: addresses.queen.clone(), version: version.to_owned() })?;
     tracing::info!("queen-rbee {version} listens on {}, the hive inside on {}", addresses.queen, addresses.hive);

@@ -1,5 +1,6 @@
 //! The flags of an image worker.
 
+use clap::builder::BoolishValueParser;
 use worker_engine::WorkerArgs;
 
 use crate::backend::SDVersion;
@@ -14,13 +15,13 @@ pub struct Args {
     #[arg(long, env = "RBEE_SD_VERSION", value_enum)]
     pub sd_version: Option<SDVersion>,
     /// Compute in 16 bits: the same as --precision f16.
-    #[arg(long, env = "RBEE_USE_F16")]
+    #[arg(long, env = "RBEE_USE_F16", value_parser = BoolishValueParser::new())]
     pub use_f16: bool,
     /// Fused attention, on cuda and metal; on a CPU it always is so.
-    #[arg(long, env = "RBEE_USE_FLASH_ATTN")]
+    #[arg(long, env = "RBEE_USE_FLASH_ATTN", value_parser = BoolishValueParser::new())]
     pub use_flash_attn: bool,
     /// Download nothing.
-    #[arg(long, env = "RBEE_OFFLINE")]
+    #[arg(long, env = "RBEE_OFFLINE", value_parser = BoolishValueParser::new())]
     pub offline: bool,
 }
 

@@ -1,4 +1,5 @@
 use clap::ValueEnum;
+use clap::builder::BoolishValueParser;
 use job_server::ListenArgs;
 use std::num::NonZeroUsize;
 
@@ -17,6 +18,9 @@ pub struct WorkerArgs {
     /// Hive to tell when this worker serves: http://127.0.0.1:7835.
     #[arg(long, env = "RBEE_CALLBACK_URL", value_name = "URL")]
     pub callback_url: Option<String>,
+    /// Key that this hive wants; this worker's own API key if absent.
+    #[arg(long, env = "RBEE_CALLBACK_KEY", hide_env_values = true, value_name = "KEY")]
+    pub callback_key: Option<String>,
     /// Threads that compute; as many as there are processors if absent.
     #[arg(long, env = "RBEE_THREADS")]
     pub threads: Option<NonZeroUsize>,
@@ -24,7 +28,7 @@ pub struct WorkerArgs {
     #[arg(long, env = "RBEE_PRECISION", value_enum)]
     pub precision: Option<Precision>,
     /// Spend time to save memory: networks are read again for each picture, and a CPU convolves without transformed weights.
-    #[arg(long, env = "RBEE_LOW_MEMORY")]
+    #[arg(long, env = "RBEE_LOW_MEMORY", value_parser = BoolishValueParser::new())]
     pub low_memory: bool,
     /// Which of the devices of this worker's kind, counted from 0.
     #[arg(long, env = "RBEE_DEVICE", default_value_t = 0)]

@@ -44,7 +44,8 @@ pub async fn serve_worker<R: Send + 'static>(
         device: identity.device.clone(),
     };
     let spawned = args.parent_pid.is_some();
-    let (callback_url, api_key) = (args.callback_url.clone(), args.listen.api_key.clone());
+    let callback_url = args.callback_url.clone();
+    let callback_key = args.callback_key.clone().or_else(|| args.listen.api_key.clone());
     let telling = tokio::spawn(async move {
         match queue.settled().await {
             EngineStatus::Ready => {}
@@ -55,7 +56,7 @@ pub async fn serve_worker<R: Send + 'static>(
         }
         tracing::info!("{} serves {} on {}", ready.worker_id, ready.model, ready.device);
         if let Some(callback_url) = callback_url {
-            announce_ready(&callback_url, api_key.as_deref(), &ready).await;
+            announce_ready(&callback_url, callback_key.as_deref(), &ready).await;
         }
     });
     let registry = server.registry().clone();

@@ -43,3 +43,16 @@ fn help_of_job() {
 fn help_of_queen() {
     insta::assert_snapshot!(help(&["queen"]));
 }
+
+#[test]
+fn every_flag_of_a_daemon_reads_a_variable_of_its_name() {
+    for path in [&["queen"][..], &["hive"], &["worker", "sd"]] {
+        let command = Cli::command();
+        let command = path.iter().fold(&command, |command, name| command.find_subcommand(name).expect("it exists"));
+        for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+            let long = argument.get_long().unwrap_or_default();
+            let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
+            assert_eq!(variable, Some(format!("RBEE_{}", long.replace('-', "_").to_uppercase())), "{path:?} --{long}");
+        }
+    }
+}
