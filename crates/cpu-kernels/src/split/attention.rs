@@ -117,13 +117,13 @@ impl Head<'_> {
             let seen = if call.causal { call.kv_len.min(queries.end) } else { call.kv_len };
             for first in (0..seen).step_by(KEY_BLOCK) {
                 for i in 0..panels {
-                    let panel = self.panel(&mut work, i);
+                    let mut panel = self.panel(&mut work, i);
                     let count = KEY_BLOCK.min(seen - first);
                     self.score(&keys, first, count, &panel, &mut scores);
                     if call.causal {
                         call.hide(first, queries.start + i * PANEL_COLUMNS, &mut scores[..count * PANEL_COLUMNS]);
                     }
-                    self.weigh(&values, first, count, panel, &mut scores, &mut weights);
+                    self.weigh(&values, first, count, &mut panel, &mut scores, &mut weights);
                 }
             }
             for i in 0..panels {
@@ -252,7 +252,7 @@ impl Head<'_> {
         values: &[f32],
         first: usize,
         count: usize,
-        panel: Panel<'_>,
+        panel: &mut Panel<'_>,
         scores: &mut [f32],
         weights: &mut [f32],
     ) {
