@@ -4,9 +4,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use job_server::{Access, Failure, JobRegistry, JobServer, ListenArgs, Port, RegistryLimits, router_with};
+use job_server::{Access, Failure, JobRegistry, JobServer, ListenArgs, Port, RegistryLimits, Submission, router_with};
 use operations_contract::{
-    ApiError, HIVE_PORT, HiveOperation, Info, JobResponse, Operation, OperationKind, Readiness, Validated, WorkerReady,
+    ApiError, HIVE_PORT, HiveOperation, Info, JobResponse, OperationKind, Readiness, WorkerReady,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ pub async fn run(args: HiveArgs, programs: Programs) -> anyhow::Result<()> {
     let server = HiveServer::new(hive.clone());
     tracing::info!("rbee-hive {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
     let app = server.router(&access);
-    let served = job_server::serve(listener, app, server.registry().clone(), job_server::stop_signal()).await;
+    let served = job_server::serve(listener, app, server.jobs().clone(), job_server::stop_signal()).await;
     hive.stop().await;
     Ok(served?)
 }
@@ -116,11 +116,13 @@ impl JobServer for HiveServer {
         job_router::serves(kind)
     }
 
-    fn registry(&self) -> &JobRegistry {
+    type Jobs = JobRegistry;
+
+    fn jobs(&self) -> &JobRegistry {
         &self.registry
     }
 
-    async fn create_job(&self, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+    async fn create_job(&self, Submission { operation, .. }: Submission) -> Result<JobResponse, ApiError> {
         let kind = operation.kind();
         let operation = HiveOperation::try_from(operation)?;
         let admitted = self.hive.admit(&operation)?;

@@ -1,11 +1,14 @@
+use crate::caller::Caller;
 use crate::failure::Failure;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use operations_contract::{ApiError, ErrorCode};
+use std::fmt;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::Pin;
 use std::sync::Arc;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
@@ -14,8 +17,24 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 /// On loopback the danger is a web page in a browser of this machine: a name that it lets point here (a foreign
 /// `Host`), a request that it sends elsewhere (a foreign `Origin`), a form that it posts (no JSON). On any other
 /// address it is everybody who has no key.
+///
+/// A server that was started with a key wants that one, or one of its [`Keys`], from everybody. Without it, loopback
+/// needs none: whoever brings one of the [`Keys`] asks in its name, a wrong one is refused, and as long as there are no
+/// keys at all whatever is brought is ignored, because many clients send a dummy.
 #[derive(Debug, Clone)]
 pub struct Access(Arc<Rules>);
+
+/// Keys that are made and revoked while the server runs.
+pub trait Keys: fmt::Debug + Send + Sync + 'static {
+    /// Who brings `secret` to `path`; `None` where there is no such key, or it does not open that path.
+    fn caller<'a>(&'a self, secret: &'a str, path: &'a str) -> Looking<'a, Option<Caller>>;
+
+    /// Whether there is any key.
+    fn any(&self) -> Looking<'_, bool>;
+}
+
+/// A look into the store of keys.
+pub type Looking<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
 
 #[derive(Debug)]
 struct Rules {
@@ -23,6 +42,7 @@ struct Rules {
     origins: Vec<String>,
     any_origin: bool,
     api_key: Option<String>,
+    keys: Option<Arc<dyn Keys>>,
 }
 
 impl Access {
@@ -35,13 +55,28 @@ impl Access {
             origins: origins.iter().map(|origin| origin.trim_end_matches('/').to_ascii_lowercase()).collect(),
             any_origin: origins.iter().any(|origin| origin == "*"),
             api_key: api_key.filter(|key| !key.is_empty()),
+            keys: None,
+        }))
+    }
+
+    /// The same rules, and keys beside the one that the server was started with.
+    #[must_use]
+    pub fn with_keys(self, keys: Arc<dyn Keys>) -> Self {
+        let Rules { loopback, origins, any_origin, api_key, .. } = &*self.0;
+        Self(Arc::new(Rules {
+            loopback: *loopback,
+            origins: origins.clone(),
+            any_origin: *any_origin,
+            api_key: api_key.clone(),
+            keys: Some(keys),
         }))
     }
 
     /// The headers that tell a browser which pages may read the answers; none are needed where none may.
     pub(crate) fn cors(&self) -> Option<CorsLayer> {
         let rules = &self.0;
-        let layer = CorsLayer::new().allow_methods([Method::GET, Method::POST, Method::DELETE]).allow_headers(Any);
+        let layer =
+            CorsLayer::new().allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE]).allow_headers(Any);
         if rules.any_origin {
             return Some(layer.allow_origin(Any));
         }
@@ -49,13 +84,16 @@ impl Access {
         (!origins.is_empty()).then(|| layer.allow_origin(AllowOrigin::list(origins)))
     }
 
-    fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    async fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
         if self.0.loopback {
             self.check_host(uri, headers)?;
         }
         self.check_origin(uri, headers)?;
-        self.check_key(uri, headers)?;
-        if method == Method::POST { check_content_type(headers) } else { Ok(()) }
+        let caller = self.caller(uri.path(), headers).await?;
+        if method == Method::POST {
+            check_content_type(headers)?;
+        }
+        Ok(caller)
     }
 
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -79,21 +117,37 @@ impl Access {
         Err(ApiError::new(ErrorCode::Forbidden, message))
     }
 
-    fn check_key(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
-        let Some(key) = &self.0.api_key else { return Ok(()) };
-        if matches!(uri.path(), "/health" | "/ready") {
-            return Ok(());
+    /// Who asks, by the key that is brought.
+    async fn caller(&self, path: &str, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        let Rules { loopback, api_key, keys, .. } = &*self.0;
+        let open = api_key.is_none() && *loopback;
+        if matches!(path, "/health" | "/ready") || (open && keys.is_none()) {
+            return Ok(Caller::local());
         }
         let Some(given) = headers.get(header::AUTHORIZATION) else {
+            if open {
+                return Ok(Caller::local());
+            }
             let message = "an API key is needed: Authorization: Bearer <key>";
             return Err(ApiError::new(ErrorCode::Unauthorized, message));
         };
-        let given = given.as_bytes();
-        let bearer = given.len() > 7 && given[..7].eq_ignore_ascii_case(b"bearer ");
-        if bearer && same_secret(given[7..].trim_ascii(), key.as_bytes()) {
-            return Ok(());
+        let secret = bearer(given.as_bytes());
+        if let (Some(secret), Some(key)) = (secret, api_key)
+            && same_secret(secret.as_bytes(), key.as_bytes())
+        {
+            return Ok(Caller::local());
         }
-        Err(ApiError::new(ErrorCode::Unauthorized, "the API key is not the one of this server"))
+        if let Some(keys) = keys {
+            if let Some(secret) = secret
+                && let Some(caller) = keys.caller(secret, path).await?
+            {
+                return Ok(caller);
+            }
+            if open && !keys.any().await? {
+                return Ok(Caller::local());
+            }
+        }
+        Err(ApiError::new(ErrorCode::Unauthorized, "the API key is not one of this server's, or not for this"))
     }
 
     fn is_host_of_an_origin(&self, host: &str) -> bool {
@@ -103,9 +157,13 @@ impl Access {
 }
 
 /// The middleware that refuses before anything else is done.
-pub(crate) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    match access.check(request.method(), request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
+pub(crate) async fn guard(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+    match access.check(&method, &uri, &headers).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(error) => Failure(error).into_response(),
     }
 }
@@ -161,6 +219,12 @@ fn is_same_origin(origin: &str, host: &str) -> bool {
     same_name && port(from) == port(host)
 }
 
+/// `Bearer KEY` → `KEY`.
+fn bearer(value: &[u8]) -> Option<&str> {
+    let is_bearer = value.len() > 7 && value[..7].eq_ignore_ascii_case(b"bearer ");
+    is_bearer.then(|| str::from_utf8(value[7..].trim_ascii()).ok()).flatten()
+}
+
 /// Compares in a time that does not tell where the two differ.
 fn same_secret(given: &[u8], secret: &[u8]) -> bool {
     let mut difference = u8::from(given.len() != secret.len());
@@ -178,10 +242,16 @@ mod tests {
         let headers = headers
             .iter()
             .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()));
-        match access.check(method, &path.parse().unwrap(), &headers.collect()) {
-            Ok(()) => 200,
+        match check(access, method, path, &headers.collect()) {
+            Ok(_) => 200,
             Err(error) => error.status(),
         }
+    }
+
+    /// Looking at keys in memory never waits.
+    fn check(access: &Access, method: &Method, path: &str, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        use futures_util::FutureExt as _;
+        access.check(method, &path.parse().unwrap(), headers).now_or_never().unwrap()
     }
 
     fn local(origins: &[&str]) -> Access {
@@ -241,5 +311,49 @@ mod tests {
         }
         assert_eq!(asked(&access, &Method::GET, "/v1/jobs", &[]), 401);
         assert_eq!(asked(&access, &Method::GET, "/health", &[("host", "anything")]), 200);
+    }
+
+    /// A key `KEY-name` of the caller `name` for each name.
+    #[derive(Debug)]
+    struct Named(Vec<&'static str>);
+
+    impl Keys for Named {
+        fn caller<'a>(&'a self, secret: &'a str, path: &'a str) -> Looking<'a, Option<Caller>> {
+            let name = secret.strip_prefix("KEY-").filter(|name| self.0.contains(name) && path != "/closed");
+            Box::pin(async move { Ok(name.map(|name| Caller::key(name.to_owned(), false))) })
+        }
+
+        fn any(&self) -> Looking<'_, bool> {
+            Box::pin(async { Ok(!self.0.is_empty()) })
+        }
+    }
+
+    #[test]
+    fn whose_key_is_brought_asks_in_its_name() {
+        let ask = |access: &Access, path: &str, key: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(key) = key {
+                headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).unwrap());
+            }
+            check(access, &Method::GET, path, &headers).map_err(|error| error.status())
+        };
+        let ada = || Ok(Caller::key("ada".to_owned(), false));
+        let loopback = local(&[]).with_keys(Arc::new(Named(vec!["ada"])));
+        assert_eq!(ask(&loopback, "/", Some("KEY-ada")), ada());
+        assert_eq!(ask(&loopback, "/closed", Some("KEY-ada")), Err(401));
+        assert_eq!(ask(&loopback, "/", Some("KEY-eve")), Err(401));
+        assert_eq!(ask(&loopback, "/", None), Ok(Caller::local()));
+        let without_keys = local(&[]).with_keys(Arc::new(Named(vec![])));
+        assert_eq!(ask(&without_keys, "/", Some("dummy")), Ok(Caller::local()));
+
+        let keys = Arc::new(Named(vec!["ada"]));
+        let open = Access::new("0.0.0.0".parse().unwrap(), &[], None).with_keys(keys.clone());
+        assert_eq!(ask(&open, "/", Some("KEY-ada")), ada());
+        assert_eq!(ask(&open, "/", None), Err(401));
+        assert_eq!(ask(&open, "/", Some("dummy")), Err(401));
+        let started_with = Access::new("127.0.0.1".parse().unwrap(), &[], Some("secret".into())).with_keys(keys);
+        assert_eq!(ask(&started_with, "/", Some("secret")), Ok(Caller::local()));
+        assert_eq!(ask(&started_with, "/", Some("KEY-ada")), ada());
+        assert_eq!(ask(&started_with, "/", None), Err(401));
     }
 }

@@ -33,7 +33,9 @@ pub enum Port {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Everybody could ask.
-    #[error("{0} can be reached from other machines: set an API key (RBEE_API_KEY), or bind to 127.0.0.1")]
+    #[error(
+        "{0} can be reached from other machines: set an API key (RBEE_API_KEY; at a queen also: rbee key create NAME), or bind to 127.0.0.1"
+    )]
     NoApiKey(IpAddr),
     /// The port is taken, or the address is not one of this machine.
     #[error("cannot listen on {address}: {source}")]
@@ -60,10 +62,24 @@ impl ListenArgs {
     /// # Errors
     /// As [`ListenError`] says.
     pub async fn listen(&self, default: Port) -> Result<(TcpListener, Access), ListenError> {
-        let key = self.api_key.clone().filter(|key| !key.is_empty());
-        if !is_loopback(self.bind) && key.is_none() {
+        if self.needs_key() {
             return Err(ListenError::NoApiKey(self.bind));
         }
+        self.listen_with_keys(default).await
+    }
+
+    /// Whether others than this machine can ask, and no key is set that they need.
+    pub fn needs_key(&self) -> bool {
+        !is_loopback(self.bind) && self.api_key.as_ref().is_none_or(String::is_empty)
+    }
+
+    /// Starts to listen for a server that has keys of its own; it adds them to the rules before it serves
+    /// ([`Access::with_keys`]).
+    ///
+    /// # Errors
+    /// [`ListenError::Bind`]
+    pub async fn listen_with_keys(&self, default: Port) -> Result<(TcpListener, Access), ListenError> {
+        let key = self.api_key.clone().filter(|key| !key.is_empty());
         let ports = match self.port.map_or(default, Port::Exactly) {
             Port::Exactly(port) => port..=port,
             Port::FirstFrom(port) => port..=port.saturating_add(PORTS_TRIED - 1),

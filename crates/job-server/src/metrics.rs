@@ -1,16 +1,12 @@
-use crate::registry::JobRegistry;
+use crate::jobs::JobTotals;
 use operations_contract::Info;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The content type of Prometheus' text format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What Prometheus reads.
-pub(crate) fn render(registry: &JobRegistry, info: &Info, ready: bool) -> String {
-    let counts = registry.counts();
-    let totals = registry.totals();
-    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+pub(crate) fn render(totals: &JobTotals, info: &Info, ready: bool) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, String)]| {
         // Writing to a string does not fail.
@@ -29,31 +25,31 @@ pub(crate) fn render(registry: &JobRegistry, info: &Info, ready: bool) -> String
         "gauge",
         "Jobs that are known, by state.",
         &[
-            (label("state", "queued"), counts.queued.to_string()),
-            (label("state", "running"), counts.running.to_string()),
-            (label("state", "finished"), counts.kept.to_string()),
+            (label("state", "queued"), totals.queued.to_string()),
+            (label("state", "running"), totals.running.to_string()),
+            (label("state", "finished"), totals.kept.to_string()),
         ],
     );
-    family("rbee_jobs_admitted_total", "counter", "Jobs admitted.", &one(read(&totals.admitted).to_string()));
+    family("rbee_jobs_admitted_total", "counter", "Jobs admitted.", &one(totals.admitted.to_string()));
     family(
         "rbee_jobs_refused_total",
         "counter",
         "Jobs refused because the queue was full.",
-        &one(read(&totals.refused).to_string()),
+        &one(totals.refused.to_string()),
     );
     family(
         "rbee_jobs_finished_total",
         "counter",
         "Jobs that ended, by how.",
         &[
-            (label("state", "complete"), read(&totals.complete).to_string()),
-            (label("state", "error"), read(&totals.error).to_string()),
-            (label("state", "cancelled"), read(&totals.cancelled).to_string()),
+            (label("state", "complete"), totals.complete.to_string()),
+            (label("state", "error"), totals.error.to_string()),
+            (label("state", "cancelled"), totals.cancelled.to_string()),
         ],
     );
-    let seconds = std::time::Duration::from_millis(read(&totals.run_ms)).as_secs_f64();
+    let seconds = totals.run.as_secs_f64();
     family("rbee_job_run_seconds_total", "counter", "Time that jobs ran.", &one(seconds.to_string()));
-    family("rbee_listeners", "gauge", "Streams of events that are open.", &one(registry.listeners().to_string()));
+    family("rbee_listeners", "gauge", "Streams of events that are open.", &one(totals.listeners.to_string()));
     if let Some(memory) = info.memory {
         family(
             "process_resident_memory_bytes",

@@ -46,6 +46,10 @@ fn paths(schemas: &mut SchemaGenerator) -> Value {
             "post": {
                 "operationId": "createJob",
                 "summary": "Starts a job, whether or not anybody listens.",
+                "parameters": [
+                    {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255},
+                     "description": "Asked again under the same key with the same body, the answer is the same job."},
+                ],
                 "requestBody": {
                     "required": true,
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Operation"}}},
@@ -56,7 +60,7 @@ fn paths(schemas: &mut SchemaGenerator) -> Value {
                     "401": error("No API key, or a wrong one.", schemas),
                     "403": error("A foreign Host or Origin.", schemas),
                     "404": error("No such model.", schemas),
-                    "409": error("The worker has loaded another model.", schemas),
+                    "409": error("The worker has loaded another model, or the Idempotency-Key came with another body.", schemas),
                     "413": error("The body or an image in it is too large.", schemas),
                     "415": error("Not JSON.", schemas),
                     "422": error("Out of range, or nothing that the model can do.", schemas),

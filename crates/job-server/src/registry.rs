@@ -1,7 +1,10 @@
+use crate::caller::Caller;
 use crate::handle::{Ending, JobHandle, Ongoing};
+use crate::jobs::{Events, Idempotency, JobTotals, Jobs};
 use crate::log::Log;
 use crate::stream::EventStream;
 use bytes::Bytes;
+use futures_util::stream::unfold;
 use operations_contract::{ApiError, ErrorCode, ImageFormat, Job, JobResponse, JobState, OperationKind};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -31,18 +34,8 @@ impl RegistryLimits {
     }
 }
 
-/// How many jobs there are and were.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct JobCounts {
-    /// Jobs that wait.
-    pub queued: usize,
-    /// Jobs that run.
-    pub running: usize,
-    /// Finished jobs that are still known.
-    pub kept: usize,
-}
-
-/// The jobs of this process, in memory. Cloning it shares them.
+/// The jobs of this process, in memory. Cloning it shares them. They belong to no key: whoever may ask a process that
+/// keeps its jobs so may see them all.
 #[derive(Debug, Clone)]
 pub struct JobRegistry(Arc<Shared>);
 
@@ -51,26 +44,31 @@ struct Shared {
     limits: RegistryLimits,
     permits: Arc<Semaphore>,
     closed: AtomicBool,
-    jobs: Mutex<Jobs>,
+    jobs: Mutex<Known>,
     totals: Totals,
+    /// Jobs by their idempotency keys. Held while a job with a key is made, so that two requests make one job.
+    keys: tokio::sync::Mutex<HashMap<KeyOf, ([u8; 32], String)>>,
     listeners: Arc<AtomicUsize>,
     /// Rises with every job that ends, for those who wait until none runs.
     ended: watch::Sender<u64>,
 }
 
-/// What `/metrics` counts up.
+/// Whose idempotency key, and which.
+type KeyOf = (Option<String>, String);
+
+/// What is counted up.
 #[derive(Debug, Default)]
-pub(crate) struct Totals {
-    pub(crate) admitted: AtomicU64,
-    pub(crate) refused: AtomicU64,
-    pub(crate) complete: AtomicU64,
-    pub(crate) error: AtomicU64,
-    pub(crate) cancelled: AtomicU64,
-    pub(crate) run_ms: AtomicU64,
+struct Totals {
+    admitted: AtomicU64,
+    refused: AtomicU64,
+    complete: AtomicU64,
+    error: AtomicU64,
+    cancelled: AtomicU64,
+    run_ms: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Jobs {
+struct Known {
     next: u64,
     /// In order of creation.
     entries: BTreeMap<u64, Arc<Entry>>,
@@ -96,6 +94,9 @@ pub(crate) struct Entry {
 /// So many ids of dropped jobs are remembered.
 const EXPIRED_IDS: usize = 100_000;
 
+/// How long a cancelled job gets to end before the answer says how it stands.
+const SETTLE: Duration = Duration::from_millis(250);
+
 impl JobRegistry {
     /// An empty registry.
     pub fn new(limits: RegistryLimits) -> Self {
@@ -105,6 +106,7 @@ impl JobRegistry {
             closed: AtomicBool::new(false),
             jobs: Mutex::default(),
             totals: Totals::default(),
+            keys: tokio::sync::Mutex::default(),
             listeners: Arc::default(),
             ended: watch::Sender::new(0),
         }))
@@ -141,7 +143,7 @@ impl JobRegistry {
     /// # Errors
     /// As [`JobRegistry::create_job`].
     pub fn admits(&self) -> Result<(), ApiError> {
-        if self.is_closed() {
+        if Jobs::is_closed(self) {
             return Err(ApiError::new(ErrorCode::ShuttingDown, "the server is stopping and takes no more jobs"));
         }
         if self.0.permits.available_permits() == 0 {
@@ -186,7 +188,7 @@ impl JobRegistry {
     }
 
     /// Waits until the job has ended, but not longer than `most`.
-    pub async fn settled(&self, id: &str, most: Duration) {
+    async fn settled(&self, id: &str, most: Duration) {
         let Ok(entry) = self.entry(id) else { return };
         let mut changed = entry.subscribe();
         let ended = async {
@@ -237,59 +239,9 @@ impl JobRegistry {
         })
     }
 
-    /// How many jobs there are.
-    pub fn counts(&self) -> JobCounts {
-        let entries: Vec<_> = lock(&self.0.jobs).entries.values().cloned().collect();
-        let mut counts = JobCounts::default();
-        for entry in entries {
-            match entry.log().state() {
-                JobState::Queued => counts.queued += 1,
-                JobState::Running => counts.running += 1,
-                JobState::Complete | JobState::Error | JobState::Cancelled => counts.kept += 1,
-            }
-        }
-        counts
-    }
-
     /// Takes no more jobs.
     pub fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
-    }
-
-    /// Whether no more jobs are taken.
-    pub fn is_closed(&self) -> bool {
-        self.0.closed.load(Ordering::Acquire)
-    }
-
-    /// Takes no more jobs, ends those that wait, gives those that run `grace`, and then ends them too: each with
-    /// an event that says so.
-    pub async fn drain(&self, grace: Duration) {
-        self.close();
-        let stopping = |what: &str| {
-            let message = format!("the server was stopped {what}; ask again when it is back");
-            Ending::Error(ApiError::new(ErrorCode::ShuttingDown, message))
-        };
-        for entry in self.unfinished() {
-            if entry.log().state() == JobState::Queued {
-                self.finish(&entry, stopping("before the job began"));
-                entry.cancellation.cancel();
-            }
-        }
-        let mut ended = self.0.ended.subscribe();
-        let idle = async {
-            while !self.unfinished().is_empty() {
-                if ended.changed().await.is_err() {
-                    break;
-                }
-            }
-        };
-        if tokio::time::timeout(grace, idle).await.is_ok() {
-            return;
-        }
-        for entry in self.unfinished() {
-            self.finish(&entry, stopping("while the job ran"));
-            entry.cancellation.cancel();
-        }
     }
 
     /// Writes a job's last event, if it has none yet.
@@ -319,14 +271,6 @@ impl JobRegistry {
         true
     }
 
-    pub(crate) fn totals(&self) -> &Totals {
-        &self.0.totals
-    }
-
-    pub(crate) fn listeners(&self) -> usize {
-        self.0.listeners.load(Ordering::Relaxed)
-    }
-
     fn entry(&self, id: &str) -> Result<Arc<Entry>, ApiError> {
         let mut jobs = lock(&self.0.jobs);
         jobs.expire(&self.0.limits);
@@ -352,7 +296,120 @@ impl JobRegistry {
     }
 }
 
-impl Jobs {
+impl Jobs for JobRegistry {
+    fn admits(&self) -> Result<(), ApiError> {
+        self.admits()
+    }
+
+    async fn once(
+        &self,
+        caller: &Caller,
+        idempotency: Option<&Idempotency>,
+        create: impl Future<Output = Result<JobResponse, ApiError>> + Send,
+    ) -> Result<JobResponse, ApiError> {
+        let Some(idempotency) = idempotency else { return create.await };
+        let key = (caller.key_id().map(str::to_owned), idempotency.key.clone());
+        let mut keys = self.0.keys.lock().await;
+        if let Some((body_sha256, id)) = keys.get(&key)
+            && self.entry(id).is_ok()
+        {
+            let same = *body_sha256 == idempotency.body_sha256;
+            return if same { Ok(JobResponse::new(id)) } else { Err(idempotency.conflict()) };
+        }
+        let response = create.await?;
+        // Keys of jobs that are no longer known go when there are twice as many as there can be jobs.
+        if keys.len() > 2 * (self.0.limits.admitted + self.0.limits.finished) {
+            keys.retain(|_, (_, id)| self.entry(id).is_ok());
+        }
+        keys.insert(key, (idempotency.body_sha256, response.job_id.clone()));
+        Ok(response)
+    }
+
+    async fn job(&self, _: &Caller, id: &str) -> Result<Job, ApiError> {
+        self.job(id)
+    }
+
+    async fn list(&self, _: &Caller, state: Option<JobState>, limit: usize) -> Result<Vec<Job>, ApiError> {
+        Ok(self.list(state, limit))
+    }
+
+    async fn cancel(&self, _: &Caller, id: &str) -> Result<Job, ApiError> {
+        self.cancel(id)?;
+        self.settled(id, SETTLE).await;
+        self.job(id)
+    }
+
+    async fn events(&self, _: &Caller, id: &str, after: u64) -> Result<Option<Events>, ApiError> {
+        let events = self.events(id, after)?;
+        Ok(events.map(|events| -> Events {
+            Box::pin(unfold(events, |mut events| async move { Some((events.next().await?, events)) }))
+        }))
+    }
+
+    async fn picture(&self, _: &Caller, id: &str, index: usize) -> Result<(Bytes, ImageFormat), ApiError> {
+        self.picture(id, index)
+    }
+
+    async fn totals(&self) -> JobTotals {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let totals = &self.0.totals;
+        let mut sum = JobTotals {
+            admitted: read(&totals.admitted),
+            refused: read(&totals.refused),
+            complete: read(&totals.complete),
+            error: read(&totals.error),
+            cancelled: read(&totals.cancelled),
+            run: Duration::from_millis(read(&totals.run_ms)),
+            listeners: self.0.listeners.load(Ordering::Relaxed),
+            ..JobTotals::default()
+        };
+        let entries: Vec<_> = lock(&self.0.jobs).entries.values().cloned().collect();
+        for entry in entries {
+            match entry.log().state() {
+                JobState::Queued => sum.queued += 1,
+                JobState::Running => sum.running += 1,
+                JobState::Complete | JobState::Error | JobState::Cancelled => sum.kept += 1,
+            }
+        }
+        sum
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends those that wait, gives those that run `grace`, and then ends them too: each with an event that says so.
+    async fn drain(&self, grace: Duration) {
+        self.close();
+        let stopping = |what: &str| {
+            let message = format!("the server was stopped {what}; ask again when it is back");
+            Ending::Error(ApiError::new(ErrorCode::ShuttingDown, message))
+        };
+        for entry in self.unfinished() {
+            if entry.log().state() == JobState::Queued {
+                self.finish(&entry, stopping("before the job began"));
+                entry.cancellation.cancel();
+            }
+        }
+        let mut ended = self.0.ended.subscribe();
+        let idle = async {
+            while !self.unfinished().is_empty() {
+                if ended.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(grace, idle).await.is_ok() {
+            return;
+        }
+        for entry in self.unfinished() {
+            self.finish(&entry, stopping("while the job ran"));
+            entry.cancellation.cancel();
+        }
+    }
+}
+
+impl Known {
     /// Drops finished jobs, the oldest first, until the limits hold.
     fn expire(&mut self, limits: &RegistryLimits) {
         while let Some(&(number, ended, bytes)) = self.finished.front() {

@@ -1,6 +1,7 @@
 use crate::access::{Access, guard};
+use crate::caller::Caller;
 use crate::failure::{Failure, worded};
-use crate::registry::JobRegistry;
+use crate::jobs::{Idempotency, Jobs, Submission};
 use crate::{metrics, openapi};
 use axum::Json;
 use axum::Router;
@@ -12,7 +13,7 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use futures_util::stream::{StreamExt as _, unfold};
+use futures_util::stream::StreamExt as _;
 use operations_contract::{
     ApiError, BODY_BYTES, ErrorCode, Info, JobList, JobResponse, JobState, Operation, OperationKind, Readiness,
     Validated,
@@ -29,12 +30,14 @@ pub trait JobServer: Clone + Send + Sync + 'static {
     /// Whether it serves operations of this kind; others are refused by their name.
     fn serves(&self, kind: OperationKind) -> bool;
 
-    /// Its jobs.
-    fn registry(&self) -> &JobRegistry;
+    /// Where its jobs are kept.
+    type Jobs: Jobs;
 
-    /// Admits a job, which then runs whether or not anybody listens.
-    fn create_job(&self, operation: Validated<Operation>)
-    -> impl Future<Output = Result<JobResponse, ApiError>> + Send;
+    /// Its jobs.
+    fn jobs(&self) -> &Self::Jobs;
+
+    /// Admits a job, which then runs whether or not anybody listens. How a route of its own uses it: [`Jobs`].
+    fn create_job(&self, submission: Submission) -> impl Future<Output = Result<JobResponse, ApiError>> + Send;
 
     /// What it is.
     fn info(&self) -> Info;
@@ -51,9 +54,6 @@ const SMALL_BODY: usize = 64 * 1024;
 
 /// Of a body that is too large so much is still read, because many clients read no answer before they sent all.
 const DISCARDED: usize = 8 * BODY_BYTES;
-
-/// How long a cancelled job gets to end before the answer says how it stands.
-const SETTLE: Duration = Duration::from_millis(250);
 
 /// The routes that every server has.
 pub fn router<S: JobServer>(server: S, access: &Access) -> Router {
@@ -93,14 +93,19 @@ fn job_routes<S: JobServer>(server: S) -> Router {
         .with_state(server)
 }
 
-async fn create<S: JobServer>(State(server): State<S>, request: Request) -> Result<Response, Failure> {
+async fn create<S: JobServer>(State(server): State<S>, caller: Caller, request: Request) -> Result<Response, Failure> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"multipart/")) {
         let message = "multipart is not taken here; send JSON, with images in base64";
         return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message).into());
     }
-    server.registry().admits()?;
+    let key = request.headers().get(Idempotency::HEADER).cloned();
+    // A job that is there already is answered with even when there is no room for another.
+    if key.is_none() {
+        server.jobs().admits()?;
+    }
     let body = read_body(request.into_body()).await?;
+    let idempotency = key.map(|key| Idempotency::new(key.as_bytes(), &body)).transpose()?;
     let operation = if body.len() <= SMALL_BODY {
         read_operation(&server, &body)?
     } else {
@@ -108,7 +113,9 @@ async fn create<S: JobServer>(State(server): State<S>, request: Request) -> Resu
         let reading = tokio::task::spawn_blocking(move || read_operation(&server, &body));
         reading.await.map_err(|_| ApiError::internal("reading the request failed; the server's log says why"))??
     };
-    let response = server.create_job(operation).await?;
+    let submission = Submission { operation, caller: caller.clone(), idempotency: idempotency.clone() };
+    let create = server.create_job(submission);
+    let response = server.jobs().once(&caller, idempotency.as_ref(), create).await?;
     let location = HeaderValue::from_str(&format!("/v1/jobs/{}", response.job_id));
     let mut answer = (StatusCode::ACCEPTED, Json(response)).into_response();
     if let Ok(location) = location {
@@ -152,6 +159,7 @@ struct ListQuery {
 
 async fn list<S: JobServer>(
     State(server): State<S>,
+    caller: Caller,
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<JobList>, Failure> {
     const MOST: usize = 1000;
@@ -169,41 +177,39 @@ async fn list<S: JobServer>(
             ApiError::malformed(format!("limit must be between 1 and {MOST}, got {text:?}")).with_param("limit")
         })?,
     };
-    Ok(Json(JobList { jobs: server.registry().list(state, limit) }))
+    Ok(Json(JobList { jobs: server.jobs().list(&caller, state, limit).await? }))
 }
 
 async fn job<S: JobServer>(
     State(server): State<S>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Failure> {
-    Ok(Json(server.registry().job(&path(id)?)?).into_response())
+    Ok(Json(server.jobs().job(&caller, &path(id)?).await?).into_response())
 }
 
 async fn cancel<S: JobServer>(
     State(server): State<S>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Failure> {
-    let id = path(id)?;
-    server.registry().cancel(&id)?;
-    server.registry().settled(&id, SETTLE).await;
-    Ok(Json(server.registry().job(&id)?).into_response())
+    Ok(Json(server.jobs().cancel(&caller, &path(id)?).await?).into_response())
 }
 
 async fn stream<S: JobServer>(
     State(server): State<S>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let after = last_event_id(&headers)?;
-    let Some(events) = server.registry().events(&path(id)?, after)? else {
+    let Some(events) = server.jobs().events(&caller, &path(id)?, after).await? else {
         // Whoever has read the last event and connects again, as browsers do, is told so to stop.
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
-    let events = unfold(events, |mut events| async move {
-        let (id, event) = events.next().await?;
+    let events = events.map(|(id, event)| {
         let data = serde_json::to_string(&*event).unwrap_or_else(|_| String::from("{}"));
-        let event = Event::default().id(id.to_string()).event(event.name()).data(data);
-        Some((Ok::<_, Infallible>(event), events))
+        Ok::<_, Infallible>(Event::default().id(id.to_string()).event(event.name()).data(data))
     });
     let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive"));
     // Proxies that buffer would hold the events back.
@@ -225,13 +231,14 @@ fn last_event_id(headers: &HeaderMap) -> Result<u64, ApiError> {
 
 async fn picture<S: JobServer>(
     State(server): State<S>,
+    caller: Caller,
     place: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Failure> {
     let (id, index) = path(place)?;
     let index = index
         .parse()
         .map_err(|_| ApiError::new(ErrorCode::NotFound, format!("pictures are numbered from 0, got {index:?}")))?;
-    let (file, format) = server.registry().picture(&id, index)?;
+    let (file, format) = server.jobs().picture(&caller, &id, index).await?;
     let headers = [
         (header::CONTENT_TYPE, format.content_type()),
         (header::CACHE_CONTROL, "private, max-age=604800, immutable"),
@@ -249,7 +256,7 @@ async fn health() -> Json<serde_json::Value> {
 }
 
 fn readiness<S: JobServer>(server: &S) -> Readiness {
-    if server.registry().is_closed() {
+    if server.jobs().is_closed() {
         return Readiness { ready: false, reason: Some("the server is stopping".to_owned()) };
     }
     server.ready()
@@ -262,7 +269,7 @@ async fn ready<S: JobServer>(State(server): State<S>) -> Response {
 }
 
 async fn metrics_text<S: JobServer>(State(server): State<S>) -> Response {
-    let text = metrics::render(server.registry(), &server.info(), readiness(&server).ready);
+    let text = metrics::render(&server.jobs().totals().await, &server.info(), readiness(&server).ready);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 

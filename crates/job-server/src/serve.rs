@@ -1,4 +1,4 @@
-use crate::registry::JobRegistry;
+use crate::jobs::Jobs;
 use axum::Router;
 use axum::serve::ListenerExt as _;
 use std::future::Future;
@@ -13,14 +13,14 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// How long connections get after that, to read what is left.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// Serves until `stop` comes true, then lets the jobs of `registry` end (see [`JobRegistry::drain`]) and returns.
+/// Serves until `stop` comes true, then lets `jobs` end (see [`Jobs::drain`]) and returns.
 ///
 /// # Errors
 /// What the listener failed with.
 pub async fn serve(
     listener: TcpListener,
     app: Router,
-    registry: JobRegistry,
+    jobs: impl Jobs,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     // Events are small and each is wanted at once.
@@ -31,7 +31,7 @@ pub async fn serve(
     let draining = async move {
         stop.await;
         tracing::info!("stopping: no more jobs are taken, running ones get {} seconds", DRAIN.as_secs());
-        registry.drain(DRAIN).await;
+        jobs.drain(DRAIN).await;
         let _ = drained.send(());
     };
     let serving = async move { axum::serve(listener, app).with_graceful_shutdown(draining).await };

@@ -37,6 +37,25 @@ async fn a_full_queue_says_so_and_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_request_that_comes_twice_makes_one_job() {
+    let server = TestServer::with(RegistryLimits::in_memory(1), &[]).await;
+    let ask = async |key: &str, body: Value| {
+        let request = server.client.post(format!("{}/v1/jobs", server.url)).header("idempotency-key", key);
+        request.json(&body).send().await.unwrap()
+    };
+    let (first, second) = tokio::join!(ask("a", paint()), ask("a", paint()));
+    assert_eq!((first.status(), second.status()), (202.try_into().unwrap(), 202.try_into().unwrap()));
+    let (first, second): (Value, Value) = (first.json().await.unwrap(), second.json().await.unwrap());
+    assert_eq!(first["job_id"], second["job_id"]);
+    let other = json!({"operation": "image_generation", "prompt": "b"});
+    assert_eq!(refused(ask("a", other.clone()).await, 409, "conflict").await["param"], "Idempotency-Key");
+    refused(ask("b", other).await, 429, "queue_full").await;
+    assert_eq!(refused(ask(&"k".repeat(256), paint()).await, 400, "invalid_request").await["param"], "Idempotency-Key");
+    let jobs: JobList = server.get("/v1/jobs").await.json().await.unwrap();
+    assert_eq!(jobs.jobs.len(), 1);
+}
+
+#[tokio::test]
 async fn every_error_is_json() {
     let server = TestServer::start().await;
     let jobs = format!("{}/v1/jobs", server.url);

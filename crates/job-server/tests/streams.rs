@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Handed, TestServer, names, parse, read_to_end};
-use job_server::{Access, Ending, JobServer as _, Ongoing, Outcome, Picture, RegistryLimits, router};
+use job_server::{Access, Ending, JobServer as _, Jobs as _, Ongoing, Outcome, Picture, RegistryLimits, router};
 use operations_contract::{ApiError, ErrorCode, ImageFormat, JobEvent, Level, OperationKind, Phase};
 use serde_json::json;
 use std::time::Duration;
@@ -235,7 +235,7 @@ async fn a_job_that_runs_on_is_ended_after_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_without_events_is_kept_alive_every_fifteen_seconds() {
     let (server, _handles) = Handed::new(RegistryLimits::in_memory(1));
-    let job = server.registry().create_job(OperationKind::ImageGeneration).unwrap();
+    let job = server.jobs().create_job(OperationKind::ImageGeneration).unwrap();
     let app = router(server, &Access::new("127.0.0.1".parse().unwrap(), &[], None));
     let path = format!("/v1/jobs/{}/stream", job.id());
     let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();

@@ -54,10 +54,10 @@ pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
     let hive_serving = tokio::spawn(job_server::serve(
         hive_listener,
         hive_server.router(&hive_access),
-        hive_server.registry().clone(),
+        hive_server.jobs().clone(),
         stop_hive.clone().cancelled_owned(),
     ));
-    let registry = queen.registry().clone();
+    let registry = queen.jobs().clone();
     let served = job_server::serve(listener, queen.router(&access), registry, job_server::stop_signal()).await;
     hive.stop().await;
     stop_hive.cancel();

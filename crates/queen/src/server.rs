@@ -3,7 +3,7 @@ use crate::paint::{self, Work};
 use crate::queue::Want;
 use crate::{check, status};
 use axum::Router;
-use job_server::{Access, Ending, JobRegistry, JobServer, Outcome, RegistryLimits, router};
+use job_server::{Access, Ending, JobRegistry, JobServer, Jobs as _, Outcome, RegistryLimits, Submission, router};
 use operations_contract::{
     ApiError, ErrorCode, ImageSettings, Info, JobResponse, Operation, OperationKind, QueenOperation, Readiness,
     Validated, same_model,
@@ -139,11 +139,13 @@ impl JobServer for QueenServer {
         }
     }
 
-    fn registry(&self) -> &JobRegistry {
+    type Jobs = JobRegistry;
+
+    fn jobs(&self) -> &JobRegistry {
         &self.0.registry
     }
 
-    async fn create_job(&self, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+    async fn create_job(&self, Submission { operation, .. }: Submission) -> Result<JobResponse, ApiError> {
         let kind = operation.kind();
         let shared = &self.0;
         match QueenOperation::from(operation) {
@@ -161,7 +163,7 @@ impl JobServer for QueenServer {
             }
             QueenOperation::Status(_) => {
                 // Looked at before the job that asks is one of the jobs.
-                let result = status::status(self);
+                let result = status::status(self, shared.registry.totals().await);
                 let job = shared.registry.create_job(kind)?;
                 let response = job.response();
                 job.started(None, None, 1);

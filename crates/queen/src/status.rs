@@ -1,5 +1,5 @@
 use crate::server::QueenServer;
-use job_server::JobServer as _;
+use job_server::{JobServer as _, JobTotals};
 use operations_contract::{Job, JobState};
 use serde_json::{Value, json};
 
@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 const LISTED: usize = 20;
 
 /// Hives, workers, queue: the result of the operation `status`.
-pub(crate) fn status(queen: &QueenServer) -> Value {
-    let registry = queen.registry();
-    let counts = registry.counts();
+pub(crate) fn status(queen: &QueenServer, counts: JobTotals) -> Value {
+    let registry = queen.jobs();
     let brief = |job: &Job| {
         let mut brief = json!({
             "job_id": job.job_id, "operation": job.operation, "state": job.state, "attempt": job.attempt,

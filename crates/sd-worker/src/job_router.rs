@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use diffusion::pipeline::ModelInfo;
-use job_server::{Access, JobRegistry, JobServer, router};
+use job_server::{Access, JobRegistry, JobServer, Submission, router};
 use operations_contract::{
     ApiError, DeviceInfo, ErrorCode, ImageGenerationRequest, ImageInpaintRequest, ImageTransformRequest, Info,
     JobResponse, MemoryInfo, Operation, OperationKind, Priority, Readiness, SdWorkerOperation, Validated, same_model,
@@ -145,12 +145,14 @@ impl JobServer for AppState {
         SdWorkerOperation::serves(kind)
     }
 
-    fn registry(&self) -> &JobRegistry {
+    type Jobs = JobRegistry;
+
+    fn jobs(&self) -> &JobRegistry {
         &self.shared.registry
     }
 
-    async fn create_job(&self, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
-        create_job(self, operation)
+    async fn create_job(&self, submission: Submission) -> Result<JobResponse, ApiError> {
+        create_job(self, submission.operation)
     }
 
     fn info(&self) -> Info {

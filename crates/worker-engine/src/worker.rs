@@ -2,7 +2,7 @@ use crate::args::WorkerArgs;
 use crate::callback::announce_ready;
 use crate::parent::die_with_parent;
 use crate::queue::{EngineStatus, RequestQueue};
-use job_server::{Access, JobServer, router, serve, stop_signal};
+use job_server::{Access, JobRegistry, JobServer, router, serve, stop_signal};
 use operations_contract::WorkerReady;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,7 +25,7 @@ pub struct WorkerIdentity {
 /// # Errors
 /// What the listener failed with.
 pub async fn serve_worker<R: Send + 'static>(
-    server: impl JobServer,
+    server: impl JobServer<Jobs = JobRegistry>,
     queue: RequestQueue<R>,
     identity: &WorkerIdentity,
     args: &WorkerArgs,
@@ -59,8 +59,8 @@ pub async fn serve_worker<R: Send + 'static>(
             announce_ready(&callback_url, callback_key.as_deref(), &ready).await;
         }
     });
-    let registry = server.registry().clone();
-    let served = serve(listener, router(server, &access), registry, stop_signal()).await;
+    let jobs = server.jobs().clone();
+    let served = serve(listener, router(server, &access), jobs, stop_signal()).await;
     telling.abort();
     served
 }

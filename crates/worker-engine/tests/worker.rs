@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
-use job_server::{Access, CancellationToken, JobRegistry, JobServer, Outcome, RegistryLimits, router};
+use job_server::{Access, CancellationToken, JobRegistry, JobServer, Outcome, RegistryLimits, Submission, router};
 use operations_contract::{
     ApiError, ErrorCode, Info, Job, JobList, JobResponse, JobState, Operation, OperationKind, Phase, Readiness,
-    SdWorkerOperation, Validated,
+    SdWorkerOperation,
 };
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -64,11 +64,13 @@ impl JobServer for Worker {
         SdWorkerOperation::serves(kind)
     }
 
-    fn registry(&self) -> &JobRegistry {
+    type Jobs = JobRegistry;
+
+    fn jobs(&self) -> &JobRegistry {
         &self.registry
     }
 
-    async fn create_job(&self, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+    async fn create_job(&self, Submission { operation, .. }: Submission) -> Result<JobResponse, ApiError> {
         let Operation::ImageGeneration(request) = &*operation else { panic!("only this is asked") };
         let (prompt, priority) = (request.prompt.clone(), request.priority);
         submit(&self.registry, &self.queue, &self.identity, operation.kind(), priority, prompt)

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a helper that fails is a failed test, and not every test needs all")]
 
-use job_server::{Access, JobHandle, JobRegistry, JobServer, RegistryLimits, router, serve};
-use operations_contract::{ApiError, Info, JobResponse, Operation, OperationKind, Readiness, Validated};
+use job_server::{Access, JobHandle, JobRegistry, JobServer, RegistryLimits, Submission, router, serve};
+use operations_contract::{ApiError, Info, JobResponse, Operation, OperationKind, Readiness};
 use serde_json::Value;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -38,11 +38,13 @@ impl JobServer for Handed {
         kind == OperationKind::ImageGeneration || kind == OperationKind::ImageTransform
     }
 
-    fn registry(&self) -> &JobRegistry {
+    type Jobs = JobRegistry;
+
+    fn jobs(&self) -> &JobRegistry {
         &self.registry
     }
 
-    async fn create_job(&self, operation: Validated<Operation>) -> Result<JobResponse, ApiError> {
+    async fn create_job(&self, Submission { operation, .. }: Submission) -> Result<JobResponse, ApiError> {
         if let Operation::ImageGeneration(request) = &*operation {
             assert_ne!(request.prompt, "panic", "asked to");
         }
