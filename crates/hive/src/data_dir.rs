@@ -21,7 +21,7 @@ impl DataDir {
             Some(path) => {
                 std::path::absolute(path).map_err(|source| HiveError::DataDir { path: path.into(), source })?
             }
-            None => default_path(|name| std::env::var_os(name).map(PathBuf::from)).ok_or(HiveError::NoHome)?,
+            None => model_store::default_data_dir().ok_or(HiveError::NoHome)?,
         };
         let data_dir = Self(path);
         for folder in [data_dir.0.clone(), data_dir.worker_logs()] {
@@ -40,13 +40,18 @@ impl DataDir {
     pub fn locate(given: Option<&Path>) -> Result<PathBuf, HiveError> {
         match given {
             Some(path) => std::path::absolute(path).map_err(|source| HiveError::DataDir { path: path.into(), source }),
-            None => default_path(|name| std::env::var_os(name).map(PathBuf::from)).ok_or(HiveError::NoHome),
+            None => model_store::default_data_dir().ok_or(HiveError::NoHome),
         }
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Where models lie: the folder of a [`model_store::ModelStore`].
+    pub fn models(&self) -> PathBuf {
+        model_store::models_dir(&self.0)
     }
 
     /// Where daemons and workers write what they have to say.
@@ -78,12 +83,6 @@ impl DataDir {
     }
 }
 
-/// An empty variable counts as none, and a relative XDG folder is to be ignored, as the XDG specification says.
-fn default_path(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
-    absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share"))).map(|data| data.join("rbee"))
-}
-
 #[cfg(unix)]
 fn make(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -98,20 +97,6 @@ fn make(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_folder_is_where_xdg_says() {
-        let check = |variables: &[(&str, &str)], expected: Option<&str>| {
-            let lookup =
-                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value));
-            assert_eq!(default_path(lookup), expected.map(PathBuf::from), "{variables:?}");
-        };
-        check(&[("HOME", "/home/ada")], Some("/home/ada/.local/share/rbee"));
-        check(&[("HOME", "/home/ada"), ("XDG_DATA_HOME", "/data")], Some("/data/rbee"));
-        check(&[("HOME", "/home/ada"), ("XDG_DATA_HOME", "data")], Some("/home/ada/.local/share/rbee"));
-        check(&[("HOME", "")], None);
-        check(&[], None);
-    }
 
     #[test]
     fn what_cannot_be_a_folder_is_named() {

@@ -97,7 +97,13 @@ impl JobHandle {
 
     /// It got further.
     pub fn progress(&self, step: u64, total: u64, phase: Option<Phase>, eta_ms: Option<u64>) {
-        self.emit(Ongoing(JobEvent::Progress { step, total, phase, eta_ms }));
+        self.emit(Ongoing(JobEvent::Progress { step, total, phase, eta_ms, bytes_per_second: None }));
+    }
+
+    /// Its model is downloaded: `bytes` of `total` are here.
+    pub fn downloading(&self, bytes: u64, total: u64, eta_ms: Option<u64>, bytes_per_second: Option<u64>) {
+        let phase = Some(Phase::Downloading);
+        self.emit(Ongoing(JobEvent::Progress { step: bytes, total, phase, eta_ms, bytes_per_second }));
     }
 
     /// What the picture looks like so far.

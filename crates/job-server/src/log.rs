@@ -99,8 +99,14 @@ impl Log {
                 job.worker_id.clone_from(worker_id);
                 job.started_ms = Some(now_ms());
             }
-            JobEvent::Progress { step, total, phase, eta_ms } => {
-                job.progress = Some(JobProgress { step: *step, total: *total, phase: *phase, eta_ms: *eta_ms });
+            JobEvent::Progress { step, total, phase, eta_ms, bytes_per_second } => {
+                job.progress = Some(JobProgress {
+                    step: *step,
+                    total: *total,
+                    phase: *phase,
+                    eta_ms: *eta_ms,
+                    bytes_per_second: *bytes_per_second,
+                });
             }
             JobEvent::Preview { .. } => self.drop_previews(),
             JobEvent::Token { .. }

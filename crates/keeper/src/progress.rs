@@ -90,7 +90,7 @@ impl Progress {
                 }
                 self.phase = None;
             }
-            JobEvent::Progress { step, total, phase, eta_ms } => self.progress(*step, *total, *phase, *eta_ms),
+            JobEvent::Progress { step, total, phase, eta_ms, .. } => self.progress(*step, *total, *phase, *eta_ms),
             JobEvent::Narration { level, message, .. } => match level {
                 Level::Debug => {}
                 Level::Info => self.note(message),

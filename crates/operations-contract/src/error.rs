@@ -155,6 +155,8 @@ error_codes! {
     Timeout = "timeout", 504;
     /// It does not fit into memory.
     OutOfMemory = "out_of_memory", 507;
+    /// It does not fit onto the disk.
+    InsufficientStorage = "insufficient_storage", 507;
 }
 
 impl ErrorCode {

@@ -35,6 +35,9 @@ pub enum JobEvent {
         /// How long the rest takes, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         eta_ms: Option<u64>,
+        /// How fast it comes, in bytes a second (while downloading).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes_per_second: Option<u64>,
     },
     /// What the picture looks like so far.
     Preview {

@@ -127,6 +127,9 @@ pub struct JobProgress {
     /// How long the rest takes, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_ms: Option<u64>,
+    /// How fast it comes, in bytes a second (while downloading).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Why a job failed: as in answers over HTTP.

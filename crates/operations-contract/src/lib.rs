@@ -7,6 +7,7 @@
 //! stands, and [`ApiError`]s.
 
 mod base64_bytes;
+mod catalogue;
 mod error;
 mod event;
 mod info;
@@ -21,6 +22,7 @@ mod split;
 mod validated;
 
 pub use base64_bytes::Base64Bytes;
+pub use catalogue::{ModelEntry, ModelFile, ModelKind};
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use event::{
     Completion, FinishReason, ImageCompletion, ImageFormat, ImageLink, JobEvent, Level, Phase, TextCompletion, Usage,

@@ -69,7 +69,7 @@ fn the_events_of_the_specification_are_written_as_there() {
     let written = |event: JobEvent| serde_json::to_string(&event).unwrap();
     assert_eq!(written(JobEvent::Queued { position: 3 }), r#"{"type":"queued","position":3}"#);
     assert_eq!(
-        written(JobEvent::Progress { step: 7, total: 20, phase: None, eta_ms: None }),
+        written(JobEvent::Progress { step: 7, total: 20, phase: None, eta_ms: None, bytes_per_second: None }),
         r#"{"type":"progress","step":7,"total":20}"#
     );
     assert_eq!(written(JobEvent::Token { t: "Hello".into(), i: 0 }), r#"{"type":"token","t":"Hello","i":0}"#);

@@ -117,7 +117,8 @@ hive_request! {
 hive_request! {
     /// Downloads a model to a hive.
     ModelDownloadRequest {
-        /// A well-known name or a hub repository.
+        /// A well-known name, a hub repository (`owner/name`), one file of it (`owner/name:file.gguf`), the URL of a
+        /// `.safetensors` or `.gguf` file, or the absolute path of a model on the hive's own disk.
         model: String = String::new(),
     }
     |request| Check.model("model", &request.model)
