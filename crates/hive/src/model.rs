@@ -2,7 +2,7 @@ use operations_contract::{ApiError, DEFAULT_IMAGE_MODEL, ErrorCode, repository_o
 use std::fmt;
 use std::path::Path;
 
-/// An image model that is on this machine: the embedded one, or a folder in diffusers' layout.
+/// An image model that is on this machine: the embedded one, a folder in diffusers' layout, or a checkpoint in a single file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Model(String);
 
@@ -15,8 +15,9 @@ impl Model {
     pub fn resolve(given: Option<&str>) -> Result<Self, ApiError> {
         let given = given.unwrap_or(DEFAULT_IMAGE_MODEL);
         let not_found = |message: String| ApiError::new(ErrorCode::ModelNotFound, message).with_param("model");
-        let instead =
-            format!("give the absolute path of a folder in diffusers' layout, or no model for {DEFAULT_IMAGE_MODEL}");
+        let instead = format!(
+            "give the absolute path of a folder in diffusers' layout or of a .safetensors checkpoint, or no model for {DEFAULT_IMAGE_MODEL}"
+        );
         if same_model(given, DEFAULT_IMAGE_MODEL) {
             return Ok(Self(DEFAULT_IMAGE_MODEL.to_owned()));
         }
@@ -41,28 +42,30 @@ impl Model {
             let message = format!("there is nothing at {shown}; {instead}");
             return Err(ApiError::new(ErrorCode::ModelNotFound, message).with_param("model"));
         };
-        if real.is_dir() {
-            if !real.join("model_index.json").is_file() {
-                let message =
-                    format!("{shown} holds no model_index.json and so is no model in diffusers' layout; {instead}");
-                return Err(ApiError::invalid("model", message));
-            }
+        if real.is_dir() && !real.join("model_index.json").is_file() {
+            let message =
+                format!("{shown} holds no model_index.json and so is no model in diffusers' layout; {instead}");
+            return Err(ApiError::invalid("model", message));
+        }
+        // The hub's cache has files that are called so only by the links to them.
+        let extension =
+            |path: &Path| path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        let extension = extension(path).or_else(|| extension(&real));
+        if real.is_dir() || (real.is_file() && extension.as_deref() == Some("safetensors")) {
             // What is no UTF-8 could not be told to anyone over JSON.
             return match real.to_str() {
                 Some(real) => Ok(Self(real.to_owned())),
                 None => Err(ApiError::invalid("model", format!("the path {shown} is not UTF-8; rename it"))),
             };
         }
-        let extension = real.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
         let why = match extension.as_deref() {
-            Some("safetensors") => "checkpoints in a single file are not loaded yet",
             Some("ckpt" | "pt" | "pth" | "bin" | "pkl") => "pickle files can run any program and are refused",
             _ => "it is no model that is known",
         };
         Err(ApiError::invalid("model", format!("{shown}: {why}; {instead}")))
     }
 
-    /// Its name, or the path of its folder.
+    /// Its name, or its path.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -112,10 +115,23 @@ mod tests {
         assert!(!resolved.is("tiny-scenes"));
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_checkpoint_is_a_model_also_where_only_a_link_is_called_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let blob = folder.path().join("6ce0161689b3853acaa03779ec93eafe75a02f4c");
+        fs::write(&blob, "").unwrap();
+        let link = folder.path().join("model.safetensors");
+        std::os::unix::fs::symlink(&blob, &link).unwrap();
+        let resolved = Model::resolve(link.to_str()).unwrap();
+        assert!(resolved.is(link.to_str().unwrap()) && resolved.is(blob.to_str().unwrap()));
+        assert_eq!(resolved.flag(), blob.canonicalize().unwrap().to_str());
+    }
+
     #[test]
     fn what_cannot_be_loaded_says_what_to_give_instead() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["one.safetensors", "one.ckpt", "one.txt"] {
+        for name in ["one.ckpt", "one.txt"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let inside = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -131,7 +147,6 @@ mod tests {
         check("tiny-words", ErrorCode::InvalidRequest, "does not paint");
         check(&inside("nothing"), ErrorCode::ModelNotFound, "nothing at");
         check(&inside(""), ErrorCode::InvalidRequest, "model_index.json");
-        check(&inside("one.safetensors"), ErrorCode::InvalidRequest, "single file");
         check(&inside("one.ckpt"), ErrorCode::InvalidRequest, "pickle");
         check(&inside("one.txt"), ErrorCode::InvalidRequest, "no model that is known");
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use diffusion::pipeline::ModelSource;
 use operations_contract::{DEFAULT_IMAGE_MODEL, repository_of, same_model, well_known};
 
+use crate::backend::SDVersion;
 use crate::embedded;
 
 /// A model that can be loaded, and the names by which requests may mean it.
@@ -19,7 +20,7 @@ pub(crate) struct Model {
 pub(crate) enum ModelError {
     /// It would have to be downloaded.
     #[error(
-        "{0} would have to be downloaded, which is not possible yet; give --model the path of its diffusers folder (the one with model_index.json), or leave it out for the embedded {DEFAULT_IMAGE_MODEL}"
+        "{0} would have to be downloaded, which is not possible yet; give --model the path of its diffusers folder (the one with model_index.json) or of a single .safetensors file, or leave it out for the embedded {DEFAULT_IMAGE_MODEL}"
     )]
     NotOnDisk(String),
     /// Its files are no model.
@@ -27,9 +28,9 @@ pub(crate) enum ModelError {
     Files(#[from] diffusion::Error),
 }
 
-/// The model that `--model` or `--sd-version` names, or the embedded one. A folder that exists comes before a name.
-pub(crate) fn find(model: Option<&str>, sd_version: Option<&str>) -> Result<Model, ModelError> {
-    let Some(given) = model.or(sd_version) else { return Ok(embedded_model()) };
+/// The model that `--model` or `--sd-version` names, or the embedded one. A path that exists comes before a name.
+pub(crate) fn find(model: Option<&str>, sd_version: Option<SDVersion>) -> Result<Model, ModelError> {
+    let Some(given) = model.or(sd_version.map(SDVersion::name)) else { return Ok(embedded_model()) };
     if same_model(given, embedded::NAME) {
         return Ok(embedded_model());
     }
@@ -38,7 +39,7 @@ pub(crate) fn find(model: Option<&str>, sd_version: Option<&str>) -> Result<Mode
     if model.is_none() || (is_name && !path.exists()) {
         return Err(ModelError::NotOnDisk(given.to_owned()));
     }
-    let source = ModelSource::folder(path)?;
+    let source = ModelSource::open(path, sd_version == Some(SDVersion::Turbo))?;
     let mut names = vec![given.to_owned()];
     names.extend(path.canonicalize().ok().and_then(|path| path.to_str().map(str::to_owned)));
     names.extend(path.file_name().and_then(|name| name.to_str()).map(str::to_owned));
@@ -62,7 +63,9 @@ mod tests {
 
     #[test]
     fn what_is_not_on_disk_is_refused_with_what_to_give_instead() {
-        for (model, version) in [(Some("sd-1.5"), None), (Some("someone/something"), None), (None, Some("v1-5"))] {
+        for (model, version) in
+            [(Some("sd-1.5"), None), (Some("someone/something"), None), (None, Some(SDVersion::V1_5))]
+        {
             let error = find(model, version).err().unwrap().to_string();
             assert!(error.contains("--model") && error.contains("diffusers folder"), "{error}");
         }

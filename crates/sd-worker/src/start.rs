@@ -28,8 +28,7 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
         );
     }
     let device = device(kind, &args, precision)?;
-    let model = model::find(args.worker.model.as_deref(), args.sd_version.map(|version| version.name()))
-        .context("--model cannot be served")?;
+    let model = model::find(args.worker.model.as_deref(), args.sd_version).context("--model cannot be served")?;
     let (listener, access) = args.worker.listen.listen(Port::FirstFrom(SD_WORKER_PORT)).await?;
 
     let label = match kind {

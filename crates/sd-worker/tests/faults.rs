@@ -92,16 +92,18 @@ fn truncated_and_missing_files_are_named() {
 }
 
 #[test]
-fn what_is_no_diffusers_folder_is_refused_with_what_to_give() {
+fn what_is_no_model_is_refused_with_what_to_give() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let refuse = |path: &Path| ModelSource::folder(path).expect_err("no model").to_string();
+    let refuse = |path: &Path| ModelSource::open(path, false).expect_err("no model").to_string();
     assert!(refuse(folder.path()).contains("model_index.json"));
     let pickle = folder.path().join("model.ckpt");
     fs::write(&pickle, b"").expect("it can be written");
     assert!(refuse(&pickle).contains("pickle"));
     let single = folder.path().join("model.safetensors");
     fs::write(&single, b"").expect("it can be written");
-    assert!(refuse(&single).contains("diffusers folder"));
+    assert!(refuse(&single).contains("truncated"));
+    fs::copy(Path::new(MODEL).join(UNET), &single).expect("it can be copied");
+    assert!(refuse(&single).contains("one network of a diffusers folder"));
 }
 
 #[test]

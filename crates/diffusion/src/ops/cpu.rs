@@ -5,7 +5,7 @@ use cpu_kernels::Conv2d;
 use super::device::CpuDevice;
 use super::layers::Activation;
 use super::tensor::{Storage, Tensor};
-use crate::weights::{Floats, Weights};
+use crate::weights::{Floats, Weights, is_downsampler};
 
 /// A weight as the kernels take it for packing.
 pub(super) fn weight<'a>(floats: &'a Floats<'_>) -> cpu_kernels::Weight<'a> {
@@ -28,7 +28,7 @@ pub(super) fn packed_bytes(weights: &Weights, device: &CpuDevice) -> u64 {
             _ if bytes == 0 => 0,
             [out, inputs] => conv(out, inputs, (1, 1), 1),
             // A file does not tell strides. Those of the small autoencoder are taken for 1, which foresees a little much.
-            [out, inputs, h, w] => conv(out, inputs, (h, w), if name.contains("downsamplers.") { 2 } else { 1 }),
+            [out, inputs, h, w] => conv(out, inputs, (h, w), if is_downsampler(name) { 2 } else { 1 }),
             _ => bytes,
         }
     };

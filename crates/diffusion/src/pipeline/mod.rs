@@ -4,6 +4,7 @@
 //! encoded image, the noise, the posterior of the masked image, then the sampler's own.
 
 mod canvas;
+mod checkpoint;
 mod denoise;
 mod latents;
 mod load;
@@ -16,6 +17,7 @@ mod text;
 
 use std::ops::ControlFlow;
 
+pub use checkpoint::Checkpoint;
 pub use load::{LoadOptions, ModelInfo};
 pub use plan::Sampling;
 pub use request::{Event, Picture, Request, Task};

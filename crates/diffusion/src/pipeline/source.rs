@@ -1,7 +1,9 @@
-//! Where the files of a model come from: a diffusers folder, or bytes inside the program.
+//! Where the files of a model come from: a diffusers folder, a checkpoint in a single file, or bytes inside the program.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::checkpoint::Checkpoint;
 use crate::tokenizer::{ClipTokenizer, Files};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -15,11 +17,13 @@ pub struct EmbeddedFile {
     pub bytes: &'static [u8],
 }
 
-/// A diffusers folder, on disk or in the program.
+/// A diffusers folder, on disk or in the program, or what stands for one.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
     /// A folder with `model_index.json`.
     Folder(PathBuf),
+    /// A single file, with configs from elsewhere.
+    Checkpoint(Arc<Checkpoint>),
     /// The same files as bytes.
     Embedded {
         /// What messages call it.
@@ -30,25 +34,28 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
+    /// The model at `path`: a diffusers folder, or a checkpoint in a single safetensors file, whose configs are built in. `turbo` says of a
+    /// checkpoint that it is the model of one step, which a file does not always tell.
+    ///
+    /// # Errors
+    /// Those of [`ModelSource::folder`] and [`Checkpoint::open`].
+    pub fn open(path: &Path, turbo: bool) -> Result<Self> {
+        if path.is_file() {
+            return Ok(Self::Checkpoint(Arc::new(Checkpoint::open(path, turbo)?)));
+        }
+        Self::folder(path)
+    }
+
     /// The folder `path`, refused with the reason where it is not a model.
     ///
     /// # Errors
-    /// [`Error::BadFile`] for a single file, a missing folder, or one without `model_index.json`.
+    /// [`Error::BadFile`] for a file, a missing folder, or one without `model_index.json`.
     pub fn folder(path: &Path) -> Result<Self> {
         let refuse = |reason: &str| Error::BadFile { path: path.to_owned(), reason: reason.to_owned() };
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        if matches!(extension, "ckpt" | "pt" | "pth" | "bin") {
-            return Err(refuse(
-                "pickle files can run code when they are read and are refused; give the safetensors version",
-            ));
-        }
-        if path.is_file() {
-            return Err(refuse(
-                "single-file checkpoints are not read yet; give the model's diffusers folder, the one with model_index.json",
-            ));
-        }
         if !path.is_dir() {
-            return Err(refuse("no such folder; give the path of a diffusers folder, the one with model_index.json"));
+            return Err(refuse(
+                "no such folder; give the path of a diffusers folder, the one with model_index.json, or of a single .safetensors file",
+            ));
         }
         if !path.join("model_index.json").is_file() {
             return Err(refuse("has no model_index.json, so it is not a diffusers folder"));
@@ -61,6 +68,7 @@ impl ModelSource {
     pub fn name(&self) -> String {
         match self {
             Self::Folder(path) => path.display().to_string(),
+            Self::Checkpoint(checkpoint) => checkpoint.path().display().to_string(),
             Self::Embedded { name, .. } => (*name).to_owned(),
         }
     }
@@ -88,6 +96,7 @@ impl ModelSource {
                 }
                 std::fs::read_to_string(&path).map(Some).map_err(|source| Error::Io { path, source })
             }
+            Self::Checkpoint(checkpoint) => checkpoint.text(name),
             Self::Embedded { files, .. } => match files.iter().find(|file| file.path == name) {
                 None => Ok(None),
                 Some(file) => match std::str::from_utf8(file.bytes) {
@@ -114,6 +123,9 @@ impl ModelSource {
     /// # Errors
     /// Those of [`ClipTokenizer::from_files`].
     pub fn tokenizer(&self, folder: &str) -> Result<ClipTokenizer> {
+        if let Self::Checkpoint(checkpoint) = self {
+            return checkpoint.tokenizer(folder);
+        }
         let text = |file: &str| self.text(&format!("{folder}/{file}"));
         ClipTokenizer::from_files(&Files {
             folder: PathBuf::from(self.name()).join(folder),
@@ -133,6 +145,7 @@ impl ModelSource {
     pub fn weights(&self, folder: &str, stem: &str) -> Result<Weights> {
         match self {
             Self::Folder(path) => Weights::open(&path.join(folder), stem),
+            Self::Checkpoint(checkpoint) => checkpoint.weights(folder),
             Self::Embedded { files, .. } => {
                 let name = format!("{folder}/{stem}.safetensors");
                 let file = files.iter().find(|file| file.path == name).ok_or_else(|| Error::BadFile {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::weights::header::{self, Entry};
+use crate::weights::header::{self, Entry, Header};
 use crate::weights::map::Mapped;
 use crate::{Error, Result};
 
@@ -13,6 +13,7 @@ pub(super) struct WeightFile {
     label: String,
     bytes: Bytes,
     entries: HashMap<String, Entry>,
+    metadata: HashMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -32,13 +33,19 @@ impl WeightFile {
 
     fn new(path: PathBuf, bytes: Bytes) -> Result<Self> {
         let label = path.display().to_string();
-        let mut file = Self { path, label, bytes, entries: HashMap::new() };
-        file.entries = header::read(file.all()).map_err(|reason| file.bad(reason))?;
+        let mut file = Self { path, label, bytes, entries: HashMap::new(), metadata: HashMap::new() };
+        let Header { entries, metadata } = header::read(file.all()).map_err(|reason| file.bad(reason))?;
+        (file.entries, file.metadata) = (entries, metadata);
         Ok(file)
     }
 
     pub(super) fn label(&self) -> &str {
         &self.label
+    }
+
+    /// A text that the header has beside the tensors.
+    pub(super) fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     /// An error about this file.

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::weights::view::bits_of;
 
@@ -23,6 +24,15 @@ pub(super) struct Entry {
     pub(super) end: usize,
 }
 
+/// What a header says.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// The tensors by name.
+    pub(super) entries: HashMap<String, Entry>,
+    /// `__metadata__`: texts about the file.
+    pub(super) metadata: HashMap<String, String>,
+}
+
 /// A name out of a file as it may stand in a message: no control characters, not endless.
 pub(super) fn shown(name: &str) -> String {
     let mut text: String = name.escape_debug().take(200).collect();
@@ -33,10 +43,16 @@ pub(super) fn shown(name: &str) -> String {
 }
 
 /// Reads the header of a whole file and checks that its tensors cover the rest of the file exactly once.
-pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
+pub(super) fn read(bytes: &[u8]) -> Result<Header, String> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(format!("is not a safetensors file: it has only {} bytes; it may be truncated", bytes.len()));
     };
+    if bytes.starts_with(b"GGUF") {
+        return Err(
+            "is a GGUF file; picture models are read from safetensors, so take the model's safetensors file or folder"
+                .to_owned(),
+        );
+    }
     let length = u64::from_le_bytes(*length);
     let start = usize::try_from(length).unwrap_or(usize::MAX);
     let Some(header) = rest.get(..start).filter(|_| length <= MAX_HEADER) else {
@@ -49,14 +65,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
         };
         return Err(format!("{what}: its header would have {length} bytes, the whole file has {}", bytes.len()));
     };
-    let header: Header = serde_json::from_slice(header)
+    let header: RawHeader = serde_json::from_slice(header)
         .map_err(|error| format!("has a broken header: {}", shown(&error.to_string())))?;
-    place(header, 8 + start, bytes.len())
+    let RawHeader { tensors, metadata } = header;
+    Ok(Header { entries: place(tensors, 8 + start, bytes.len())?, metadata })
 }
 
 /// Turns offsets behind the header into offsets in the file; refuses overlaps, gaps and what lies outside.
-fn place(header: Header, start: usize, length: usize) -> Result<HashMap<String, Entry>, String> {
-    let mut sorted: Vec<(&String, &Raw)> = header.0.iter().collect();
+fn place(tensors: HashMap<String, Raw>, start: usize, length: usize) -> Result<HashMap<String, Entry>, String> {
+    let mut sorted: Vec<(&String, &Raw)> = tensors.iter().collect();
     sorted.sort_by_key(|(name, raw)| (raw.data_offsets, *name));
     let (mut at, mut previous) = (0, None::<&String>);
     for (name, raw) in sorted {
@@ -98,7 +115,7 @@ fn place(header: Header, start: usize, length: usize) -> Result<HashMap<String, 
         begin: start + raw.data_offsets.0,
         end: start + raw.data_offsets.1,
     };
-    Ok(header.0.into_iter().map(|(name, raw)| (name, entry(raw))).collect())
+    Ok(tensors.into_iter().map(|(name, raw)| (name, entry(raw))).collect())
 }
 
 #[derive(Deserialize)]
@@ -108,23 +125,30 @@ struct Raw {
     data_offsets: (usize, usize),
 }
 
-struct Header(HashMap<String, Raw>);
+struct RawHeader {
+    tensors: HashMap<String, Raw>,
+    metadata: HashMap<String, String>,
+}
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for RawHeader {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Tensors;
         impl<'de> Visitor<'de> for Tensors {
-            type Value = Header;
+            type Value = RawHeader;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a map of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut tensors = HashMap::new();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+                let (mut tensors, mut metadata) = (HashMap::new(), HashMap::new());
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
+                        // Texts, says the format; some writers put other things there, which nobody needs.
+                        let texts = map.next_value::<Value>()?;
+                        let texts = texts.as_object().into_iter().flatten();
+                        metadata =
+                            texts.filter_map(|(key, text)| Some((key.clone(), text.as_str()?.to_owned()))).collect();
                         continue;
                     }
                     let raw = map
@@ -135,7 +159,7 @@ impl<'de> Deserialize<'de> for Header {
                     }
                     tensors.insert(name, raw);
                 }
-                Ok(Header(tensors))
+                Ok(RawHeader { tensors, metadata })
             }
         }
         deserializer.deserialize_map(Tensors)

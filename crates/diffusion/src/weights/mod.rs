@@ -1,4 +1,4 @@
-//! Weight files: memory-mapped safetensors, one file or several shards, with the names of older releases.
+//! Weight files: memory-mapped safetensors, one file or several shards, with the names of older releases or of original checkpoints.
 //!
 //! [`Weights`] is the root of one network's tensors; [`Weights::pp`] goes down the checkpoint's path, so that model code reads like the
 //! checkpoint. What a network asks for must be there with the shape that its config gives; what nobody asked for is told by
@@ -9,6 +9,7 @@ mod find;
 mod header;
 mod map;
 mod names;
+mod original;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -22,14 +23,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Error, Result};
 use file::WeightFile;
 use header::{Entry, shown};
+use original::Cut;
 
+pub(crate) use names::is_downsampler;
+pub use original::Names;
 pub use view::{Dtype, Floats, TensorView};
 
 /// The tensors of one network or of one part of it: a cheap clone of the opened files and a path into them.
 #[derive(Clone, Debug)]
 pub struct Weights {
     opened: Arc<Opened>,
+    network: Arc<Network>,
     prefix: String,
+}
+
+/// Which tensors of the files are the network's, and how they are named there.
+#[derive(Debug, Default)]
+struct Network {
+    /// What stands before every name, with the dot; empty where the files hold nothing else.
+    root: String,
+    names: Names,
 }
 
 #[derive(Debug)]
@@ -102,23 +115,39 @@ impl Weights {
         if let Some((name, place)) = absent.first() {
             return Err(Error::MissingTensor { name: shown(name), file: files[**place].label().to_owned() });
         }
-        Ok(Self { opened: Arc::new(Opened { label, files, tensors }), prefix: String::new() })
+        Ok(Self { opened: Arc::new(Opened { label, files, tensors }), network: Arc::default(), prefix: String::new() })
     }
 
-    /// All tensors of this part, in no order: name, shape and bytes as the file has them.
+    /// One network of files that hold several: its names begin with `root` and a dot, and what follows is by the convention `names`.
+    /// Whoever asks for its tensors asks by diffusers' names all the same.
+    pub fn network(&self, root: &str, names: Names) -> Self {
+        let network = Network { root: format!("{root}."), names };
+        Self { opened: Arc::clone(&self.opened), network: Arc::new(network), prefix: String::new() }
+    }
+
+    /// A text that the header has beside the tensors.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.opened.files.iter().find_map(|file| file.metadata(key))
+    }
+
+    /// All tensors of this part, in no order: name, shape and bytes as the file has them. Of a network with original names, those of the
+    /// whole network.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], u64)> {
-        self.own().map(|(name, Stored { entry, .. })| (name, &entry.shape[..], (entry.end - entry.begin) as u64))
+        self.own()
+            .filter(|(name, _)| !self.harmless(name))
+            .map(|(name, Stored { entry, .. })| (name, &entry.shape[..], (entry.end - entry.begin) as u64))
     }
 
     /// The part below: `weights.pp("down_blocks").pp(0)` is where the names start with `down_blocks.0.`.
     pub fn pp(&self, part: impl Display) -> Self {
         let prefix = if self.prefix.is_empty() { part.to_string() } else { format!("{}.{part}", self.prefix) };
-        Self { opened: Arc::clone(&self.opened), prefix }
+        Self { opened: Arc::clone(&self.opened), network: Arc::clone(&self.network), prefix }
     }
 
-    /// The full name of a tensor of this part, as an error gives it.
+    /// The full name of a tensor of this part in its file, as an error gives it.
     pub fn path(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        let Network { root, names } = &*self.network;
+        format!("{root}{}", names.place(&self.full(name)).0)
     }
 
     /// The file, or the index of the shards.
@@ -128,15 +157,16 @@ impl Weights {
 
     /// Whether the tensor is there, under its name or an older one.
     pub fn has(&self, name: &str) -> bool {
-        self.find(&self.path(name)).is_some()
+        self.find(&self.full(name)).is_some()
     }
 
     /// The shape of a tensor as the file has it.
-    pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.find(&self.path(name)).map(|stored| &stored.entry.shape[..])
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.find(&self.full(name)).map(|(stored, cut)| cut.shape(&stored.entry.shape))
     }
 
-    /// The names of all tensors of this part as the file has them, without the part's path, sorted.
+    /// The names of all tensors of this part as the file has them, without the part's path, sorted. Of a network with original names, those
+    /// of the whole network.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.own().map(|(name, _)| name.to_owned()).collect();
         names.sort();
@@ -149,47 +179,69 @@ impl Weights {
     /// Where it is absent, of another shape, or of another type than `F32`, `F16` and `BF16`, with the tensor's name and its file's; and
     /// where the file has changed its size since it was opened.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
-        let full = self.path(name);
-        let Some(stored) = self.find(&full) else {
-            return Err(Error::MissingTensor { name: full, file: self.opened.label.clone() });
+        let full = self.full(name);
+        let Some((stored, cut)) = self.find(&full) else {
+            return Err(Error::MissingTensor { name: self.path(name), file: self.opened.label.clone() });
         };
         let file = &self.opened.files[stored.file];
-        if !names::same_shape(&full, &stored.entry.shape, shape) {
+        let expected = cut.stored_shape(shape);
+        if !names::same_shape(&full, &stored.entry.shape, &expected) {
             return Err(Error::TensorShape {
-                name: full,
+                name: self.path(name),
                 file: file.label().to_owned(),
                 found: stored.entry.shape.clone(),
-                expected: shape.to_vec(),
+                expected,
             });
         }
         let Some(dtype) = Dtype::parse(&stored.entry.dtype) else {
-            let found = shown(&stored.entry.dtype);
+            let (tensor, found) = (self.path(name), shown(&stored.entry.dtype));
             return Err(file.bad(format!(
-                "tensor {full} has type {found}; weights must be F32, F16 or BF16, so take another variant of the model"
+                "tensor {tensor} has type {found}; weights must be F32, F16 or BF16, so take another variant of the model"
             )));
         };
         stored.used.store(true, Ordering::Relaxed);
-        Ok(TensorView::new(dtype, shape.to_vec(), file.bytes(&stored.entry)?))
+        let bytes = cut.bytes(file.bytes(&stored.entry)?, shape, dtype.size());
+        Ok(TensorView::new(dtype, shape.to_vec(), bytes))
     }
 
-    /// The tensors of this part that nobody got, sorted; without those that older releases store and nobody needs.
+    /// The tensors of this part that nobody got, sorted; without those that older releases store and nobody needs. Of a network with
+    /// original names, those of the whole network.
     pub fn unused(&self) -> Vec<String> {
-        let unused = self.own().filter(|(name, stored)| !stored.used.load(Ordering::Relaxed) && !names::harmless(name));
-        let mut unused: Vec<_> = unused.map(|(name, _)| shown(&self.path(name))).collect();
+        let unused = self.own().filter(|(name, stored)| !stored.used.load(Ordering::Relaxed) && !self.harmless(name));
+        let path = self.own_path();
+        let mut unused: Vec<_> = unused.map(|(name, _)| shown(&format!("{path}{name}"))).collect();
         unused.sort();
         unused
     }
 
-    fn own(&self) -> impl Iterator<Item = (&str, &Stored)> {
-        self.opened.tensors.iter().filter_map(|(name, stored)| {
-            let rest = name.strip_prefix(&self.prefix)?;
-            let rest = if self.prefix.is_empty() { rest } else { rest.strip_prefix('.')? };
-            Some((rest, stored))
-        })
+    fn harmless(&self, name: &str) -> bool {
+        names::harmless(name) || self.network.names.harmless(name)
     }
 
-    fn find(&self, full: &str) -> Option<&Stored> {
-        let tensors = &self.opened.tensors;
-        tensors.get(full).or_else(|| names::older(full).iter().find_map(|name| tensors.get(name)))
+    fn own(&self) -> impl Iterator<Item = (&str, &Stored)> {
+        let path = self.own_path();
+        self.opened.tensors.iter().filter_map(move |(name, stored)| Some((name.strip_prefix(&path)?, stored)))
+    }
+
+    /// What the names of this part begin with in the file.
+    fn own_path(&self) -> String {
+        match &*self.network {
+            Network { root, names: Names::Diffusers } => format!("{root}{}", self.full("")),
+            Network { root, .. } => root.clone(),
+        }
+    }
+
+    /// The name of a tensor of this part from the network's root.
+    fn full(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    fn find(&self, full: &str) -> Option<(&Stored, Cut)> {
+        let (tensors, Network { root, names }) = (&self.opened.tensors, &*self.network);
+        let (name, cut) = names.place(full);
+        let stored = tensors.get(&format!("{root}{name}"));
+        let older = || names::older(full).iter().find_map(|name| tensors.get(&format!("{root}{name}")));
+        let stored = if *names == Names::Diffusers { stored.or_else(older) } else { stored };
+        stored.map(|stored| (stored, cut))
     }
 }

@@ -66,28 +66,24 @@ pub struct TensorView<'a> {
     pub dtype: Dtype,
     /// Its sides, the outermost first, as they were asked for.
     pub shape: Vec<usize>,
-    /// Its bytes: the product of `shape` times the size of `dtype`.
-    pub bytes: &'a [u8],
+    /// Its bytes: the product of `shape` times the size of `dtype`. Borrowed from the file but where it stores the tensor in another order.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl<'a> TensorView<'a> {
-    pub(super) fn new(dtype: Dtype, shape: Vec<usize>, bytes: &'a [u8]) -> Self {
+    pub(super) fn new(dtype: Dtype, shape: Vec<usize>, bytes: Cow<'a, [u8]>) -> Self {
         debug_assert_eq!(bytes.len(), shape.iter().product::<usize>() * dtype.size());
         Self { dtype, shape, bytes }
     }
 
     /// The numbers as they are stored.
-    pub fn floats(&self) -> Floats<'a> {
-        match self.dtype {
-            Dtype::F32 => Floats::F32(numbers(self.bytes, f32::from_le_bytes)),
-            Dtype::F16 => Floats::F16(numbers(self.bytes, f16::from_le_bytes)),
-            Dtype::Bf16 => Floats::Bf16(numbers(self.bytes, bf16::from_le_bytes)),
-        }
+    pub fn floats(self) -> Floats<'a> {
+        floats(self.dtype, self.bytes)
     }
 
     /// The numbers in single precision, which holds each exactly.
     pub fn to_f32(&self) -> Vec<f32> {
-        match self.floats() {
+        match floats(self.dtype, Cow::Borrowed(&self.bytes)) {
             Floats::F32(values) => values.into_owned(),
             Floats::F16(values) => values.to_f32_vec(),
             Floats::Bf16(values) => values.to_f32_vec(),
@@ -95,11 +91,22 @@ impl<'a> TensorView<'a> {
     }
 }
 
-fn numbers<T: bytemuck::Pod, const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Cow<'_, [T]> {
+fn floats(dtype: Dtype, bytes: Cow<'_, [u8]>) -> Floats<'_> {
+    match dtype {
+        Dtype::F32 => Floats::F32(numbers(bytes, f32::from_le_bytes)),
+        Dtype::F16 => Floats::F16(numbers(bytes, f16::from_le_bytes)),
+        Dtype::Bf16 => Floats::Bf16(numbers(bytes, bf16::from_le_bytes)),
+    }
+}
+
+fn numbers<T: bytemuck::Pod, const N: usize>(bytes: Cow<'_, [u8]>, read: impl Fn([u8; N]) -> T) -> Cow<'_, [T]> {
+    if let Cow::Borrowed(bytes) = bytes
+        && cfg!(target_endian = "little")
+        && let Ok(values) = bytemuck::try_cast_slice(bytes)
+    {
+        return Cow::Borrowed(values);
+    }
     let (chunks, rest) = bytes.as_chunks::<N>();
     debug_assert!(rest.is_empty(), "the header's sizes were checked");
-    match bytemuck::try_cast_slice(bytes) {
-        Ok(values) if cfg!(target_endian = "little") => Cow::Borrowed(values),
-        _ => Cow::Owned(chunks.iter().map(|&chunk| read(chunk)).collect()),
-    }
+    Cow::Owned(chunks.iter().map(|&chunk| read(chunk)).collect())
 }

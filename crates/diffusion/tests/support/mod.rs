@@ -1,6 +1,7 @@
 //! What several tests need: the small models of the goldens, made from a formula.
 #![allow(dead_code)] // each test file uses a part
 
+pub(crate) mod checkpoint;
 pub(crate) mod formula;
 pub(crate) mod small_models;
 mod vocabulary;
