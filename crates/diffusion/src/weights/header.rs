@@ -34,7 +34,7 @@ pub(super) struct Header {
 }
 
 /// A name out of a file as it may stand in a message: no control characters, not endless.
-pub(super) fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     let mut text: String = name.escape_debug().take(200).collect();
     if name.len() > 200 {
         text.push('…');

@@ -22,9 +22,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, Result};
 use file::WeightFile;
-use header::{Entry, shown};
+use header::Entry;
 use original::Cut;
 
+pub(crate) use header::shown;
 pub(crate) use names::is_downsampler;
 pub use original::Names;
 pub use view::{Dtype, Floats, TensorView};

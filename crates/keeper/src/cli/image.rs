@@ -89,7 +89,7 @@ pub(crate) struct Settings {
     /// What to avoid.
     #[arg(long, value_name = "TEXT")]
     pub(crate) negative_prompt: Option<String>,
-    /// Model: a folder in diffusers' layout (default: tiny-scenes, which is built in).
+    /// Model: a folder in diffusers' layout or a .safetensors file (default: tiny-scenes, which is built in).
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: Option<String>,
     /// Denoising steps, 1 to 150 (default: the model's own, else 20).

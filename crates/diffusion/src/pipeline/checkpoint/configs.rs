@@ -15,7 +15,6 @@ pub(super) struct Release {
 }
 
 /// What models of one text encoder and one U-Net have in common.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Family {
     pub(super) name: &'static str,
     /// Width of the text that the U-Net attends to.
@@ -57,7 +56,7 @@ macro_rules! config {
     };
 }
 
-const SD1: Family = Family {
+static SD1: Family = Family {
     name: "Stable Diffusion 1",
     width: 768,
     pads: &["<|endoftext|>"],
@@ -66,7 +65,7 @@ const SD1: Family = Family {
     text_encoders: &[config!("sd1/text_encoder")],
 };
 
-const SD2: Family = Family {
+static SD2: Family = Family {
     name: "Stable Diffusion 2",
     width: 1024,
     pads: &["!"],
@@ -75,7 +74,7 @@ const SD2: Family = Family {
     text_encoders: &[config!("sd2/text_encoder")],
 };
 
-const SDXL: Family = Family {
+static SDXL: Family = Family {
     name: "Stable Diffusion XL",
     width: 2048,
     pads: &["<|endoftext|>", "!"],
@@ -84,9 +83,9 @@ const SDXL: Family = Family {
     text_encoders: &[config!("sdxl/text_encoder"), config!("sdxl/text_encoder_2")],
 };
 
-pub(super) const FAMILIES: [&Family; 3] = [&SD1, &SD2, &SDXL];
+pub(super) static FAMILIES: [&Family; 3] = [&SD1, &SD2, &SDXL];
 
-const RELEASES: [Release; 10] = [
+static RELEASES: [Release; 10] = [
     Release {
         family: &SD1,
         purpose: Purpose::Text,
@@ -172,8 +171,9 @@ const RELEASES: [Release; 10] = [
 impl Release {
     /// The release of a family for a purpose; where there is none, its first.
     pub(super) fn of(family: &Family, purpose: Purpose) -> &'static Self {
-        static ALL: [Release; 10] = RELEASES;
-        let find = |purpose| ALL.iter().find(|release| release.family == family && release.purpose == purpose);
+        let find = |purpose| {
+            RELEASES.iter().find(|release| release.family.width == family.width && release.purpose == purpose)
+        };
         find(purpose).or_else(|| find(Purpose::Text)).expect("every family has a model that paints from text")
     }
 

@@ -1,6 +1,6 @@
 //! What is in a single file: which networks, by the first parts of its tensors' names.
 
-use crate::weights::Weights;
+use crate::weights::{Weights, shown};
 
 /// The U-Net's tensors, in the original checkpoints and all that follow them.
 pub(super) const UNET: &str = "model.diffusion_model";
@@ -99,7 +99,7 @@ impl Contents {
         let roots: Vec<String> = roots.into_iter().chain(second).map(|root| format!("{root}.")).collect();
         let mut others: Vec<String> = weights.names();
         others.retain(|name| name.contains('.') && !roots.iter().any(|root| name.starts_with(root)));
-        others.iter_mut().for_each(|name| *name = name.split('.').take(2).collect::<Vec<_>>().join("."));
+        others.iter_mut().for_each(|name| *name = shown(&name.split('.').take(2).collect::<Vec<_>>().join(".")));
         others.dedup();
         others
     }

@@ -21,7 +21,7 @@ use self::contents::{Contents, TextEncoder, UNET};
 use super::source::ModelSource;
 use crate::models::{AutoencoderKlConfig, ClipTextConfig, PerBlock, UNetConfig};
 use crate::tokenizer::ClipTokenizer;
-use crate::weights::{Names, Weights};
+use crate::weights::{Names, Weights, shown};
 use crate::{Error, Result};
 
 /// A checkpoint: every network of a model in one safetensors file.
@@ -155,7 +155,8 @@ fn family(weights: &Weights, contents: &Contents) -> Result<&'static Family, Str
     let family = FAMILIES.into_iter().find(|family| family.width == width).ok_or_else(|| match width {
         1280 => "is SDXL's refiner, which cannot paint alone; give the base model".to_owned(),
         _ => format!(
-            "is of no family that is known: {UNET}.{name} takes a text of width {width}, that of Stable Diffusion 1 has 768, 2 has 1024, XL has 2048"
+            "is of no family that is known: {UNET}.{} takes a text of width {width}, that of Stable Diffusion 1 has 768, 2 has 1024, XL has 2048",
+            shown(&name)
         ),
     })?;
     match (family.pads.len(), contents.text_encoder_2) {
