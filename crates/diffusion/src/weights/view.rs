@@ -77,13 +77,17 @@ impl<'a> TensorView<'a> {
     }
 
     /// The numbers as they are stored.
-    pub fn floats(self) -> Floats<'a> {
-        floats(self.dtype, self.bytes)
+    pub fn floats(&self) -> Floats<'a> {
+        match self.dtype {
+            Dtype::F32 => Floats::F32(numbers(&self.bytes, f32::from_le_bytes)),
+            Dtype::F16 => Floats::F16(numbers(&self.bytes, f16::from_le_bytes)),
+            Dtype::Bf16 => Floats::Bf16(numbers(&self.bytes, bf16::from_le_bytes)),
+        }
     }
 
     /// The numbers in single precision, which holds each exactly.
     pub fn to_f32(&self) -> Vec<f32> {
-        match floats(self.dtype, Cow::Borrowed(&self.bytes)) {
+        match self.floats() {
             Floats::F32(values) => values.into_owned(),
             Floats::F16(values) => values.to_f32_vec(),
             Floats::Bf16(values) => values.to_f32_vec(),
@@ -91,16 +95,8 @@ impl<'a> TensorView<'a> {
     }
 }
 
-fn floats(dtype: Dtype, bytes: Cow<'_, [u8]>) -> Floats<'_> {
-    match dtype {
-        Dtype::F32 => Floats::F32(numbers(bytes, f32::from_le_bytes)),
-        Dtype::F16 => Floats::F16(numbers(bytes, f16::from_le_bytes)),
-        Dtype::Bf16 => Floats::Bf16(numbers(bytes, bf16::from_le_bytes)),
-    }
-}
-
-fn numbers<T: bytemuck::Pod, const N: usize>(bytes: Cow<'_, [u8]>, read: impl Fn([u8; N]) -> T) -> Cow<'_, [T]> {
-    if let Cow::Borrowed(bytes) = bytes
+fn numbers<'a, T: bytemuck::Pod, const N: usize>(bytes: &Cow<'a, [u8]>, read: impl Fn([u8; N]) -> T) -> Cow<'a, [T]> {
+    if let Cow::Borrowed(bytes) = *bytes
         && cfg!(target_endian = "little")
         && let Ok(values) = bytemuck::try_cast_slice(bytes)
     {
