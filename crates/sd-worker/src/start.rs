@@ -44,7 +44,11 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
     let facts = Facts {
         server: format!("sd-worker-{}", kind.name()),
         model_names: model.names,
-        device: DeviceInfo { kind: kind.name().to_owned(), index: args.worker.device, name: Some(device.name()) },
+        device: DeviceInfo {
+            kind: kind.name().to_owned(),
+            index: args.worker.device,
+            name: Some(device.description()),
+        },
         threads: device.threads(),
         precision: precision.as_str(),
     };

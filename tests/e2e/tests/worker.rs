@@ -88,6 +88,9 @@ fn variables_do_what_their_flags_do() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let info = runtime.block_on(client.info()).unwrap();
     assert_eq!((info.worker_id.as_deref(), info.threads), (Some("by-variable"), Some(1)));
+    let device = info.device.unwrap();
+    assert_eq!((&*device.kind, device.index), ("cpu", 0));
+    assert!(device.name.unwrap().ends_with(')'), "the maker's name and the instruction set");
     let model = info.model.unwrap();
     assert_eq!((&*model.name, model.width, model.height), ("tiny-scenes", Some(128), Some(128)));
     let events = runtime.block_on(async {

@@ -60,3 +60,11 @@ impl From<Activation> for cpu_kernels::Activation {
         }
     }
 }
+
+/// What the maker calls this processor: Linux tells, elsewhere it is only the architecture.
+pub(super) fn model_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
+    model.unwrap_or(std::env::consts::ARCH).to_owned()
+}

@@ -109,6 +109,16 @@ impl Device {
         CandleDevice::new(|| Ok(candle_core::Device::Cpu), "candle".into(), dtype, false).map(Self::Candle)
     }
 
+    /// What people know it by: of a processor what its maker calls it, where the system tells, and the instruction set that
+    /// the kernels take; of others their name.
+    pub fn description(&self) -> String {
+        match self {
+            Device::Cpu(_) => format!("{} ({})", cpu::model_name(), cpu_kernels::Isa::current().name()),
+            #[cfg(feature = "candle")]
+            Device::Candle(device) => device.name().into(),
+        }
+    }
+
     /// The device's name: `cpu`, `cuda:0`.
     pub fn name(&self) -> String {
         match self {

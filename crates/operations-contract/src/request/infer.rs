@@ -218,13 +218,13 @@ impl InferRequest {
                 if !self.tools.iter().any(|tool| tool.function.name == function.name) =>
             {
                 let message = format!("tool_choice names {:?}, which is none of tools", function.name);
-                return Err(ApiError::invalid("tool_choice.function.name", message));
+                Err(ApiError::invalid("tool_choice.function.name", message))
             }
             Some(ToolChoice::Mode(ToolChoiceMode::Required) | ToolChoice::Function { .. })
                 if self.response_schema.is_some() =>
             {
                 let message = "response_schema is for an answer, and tool_choice leaves none; give one of them";
-                return Err(ApiError::invalid("response_schema", message));
+                Err(ApiError::invalid("response_schema", message))
             }
             _ => Ok(()),
         }
