@@ -61,7 +61,8 @@ pub struct ClaimRequest {
     pub incarnation: u64,
     /// What it could serve; the first one that fits a job is taken.
     pub offers: Vec<Offer>,
-    /// How long to wait for a job.
+    /// How long to wait for a job; zero is answered at once.
+    #[serde(rename = "patience_ms", with = "millis")]
     pub patience: Duration,
 }
 
@@ -103,6 +104,7 @@ pub struct Claim {
     /// How many attempts were lost because the worker died.
     pub crashes: u32,
     /// How long the claim is held without being renewed.
+    #[serde(rename = "lease_ms", with = "millis")]
     pub lease: Duration,
 }
 
@@ -191,4 +193,18 @@ pub struct PictureRef {
     pub blob: BlobId,
     /// Its seed.
     pub seed: u64,
+}
+
+/// Times go over the wire in milliseconds.
+mod millis {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
 }

@@ -21,10 +21,15 @@
 mod attempt;
 mod blob;
 mod broker;
+mod clock;
 mod error;
 mod hive;
+mod http;
 mod job;
 mod key;
+mod keyring;
+mod queue;
+mod sqlite;
 mod stored;
 
 pub use attempt::{
@@ -32,8 +37,11 @@ pub use attempt::{
 };
 pub use blob::BlobId;
 pub use broker::{Broker, EventStream, WorkSource};
+pub use clock::Clock;
 pub use error::BrokerError;
 pub use hive::{HiveRecord, WorkerRecord, WorkerState};
+pub use http::{HttpBroker, hive_routes};
 pub use job::{Idempotency, JobCounts, JobFilter, JobRecord, NewJob, Submitted, Waiting, Want};
 pub use key::{KeyId, KeyRecord, NewKey, Role};
+pub use sqlite::{SqliteBroker, SqliteOptions};
 pub use stored::StoredOperation;
