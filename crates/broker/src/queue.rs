@@ -170,6 +170,15 @@ impl Queue {
         Some(1 + ahead.sum::<usize>() as u64)
     }
 
+    /// The first `limit` that want this, by priority and arrival: those whose moving up is worth telling.
+    pub(crate) fn front(&self, want: &Want, limit: usize) -> Vec<&Entry> {
+        let lane = self.lanes.get(want).into_iter().flatten();
+        let firsts = lane.flat_map(|((priority, _), numbers)| numbers.iter().take(limit).map(move |n| (*priority, *n)));
+        let mut order: Vec<(Reverse<Priority>, Number)> = firsts.collect();
+        order.sort_unstable();
+        order.iter().take(limit).filter_map(|(_, number)| self.entries.get(number)).collect()
+    }
+
     /// The first `limit` in the order in which they would be taken if everything were offered; those that wait for a
     /// time come last.
     pub(crate) fn waiting(&self, limit: usize) -> Vec<Waiting> {

@@ -50,6 +50,8 @@ fn priority_comes_before_arrival() {
     }
     assert_eq!(queue.position(1), Some(4));
     assert_eq!(queue.position(4), Some(2));
+    let front: Vec<_> = queue.front(&entry(1, "mine").want, 3).iter().map(|entry| entry.number).collect();
+    assert_eq!(front, [3, 4, 2]);
     assert_eq!(order(&mut queue, &[any()]), [3, 4, 2, 1]);
 }
 

@@ -19,7 +19,7 @@ const CRASHES: u32 = 3;
 const BACK_OFF: Duration = Duration::from_millis(500);
 /// The pause after a worker would not take the job.
 const REFUSED: Duration = Duration::from_millis(500);
-/// Bytes of a dead worker's log that are told.
+/// Bytes that are told of what a worker said, or of the log of a dead one.
 const LAST_WORDS: usize = 4096;
 
 impl Core {
@@ -48,6 +48,7 @@ impl Core {
         let mut row = rows::numbered(&self.db, number)?
             .ok_or_else(|| BrokerError::invalid(format!("the waiting job {number} has no row")))?;
         self.live.queue().take(number);
+        self.moves_on(number, &row.want);
         let worker_id = match &request.offers[offer] {
             Offer::Worker { worker_id, .. } => Some(worker_id.clone()),
             Offer::Load { .. } | Offer::LoadAny { .. } | Offer::Hive => None,
@@ -115,8 +116,14 @@ impl Core {
                     row.used_model.clone_from(model);
                     row.used_worker.clone_from(worker_id);
                 }
-                JobEvent::Progress { step, total, phase, eta_ms } => {
-                    row.progress = Some(JobProgress { step: *step, total: *total, phase: *phase, eta_ms: *eta_ms });
+                JobEvent::Progress { step, total, phase, eta_ms, bytes_per_second } => {
+                    row.progress = Some(JobProgress {
+                        step: *step,
+                        total: *total,
+                        phase: *phase,
+                        eta_ms: *eta_ms,
+                        bytes_per_second: *bytes_per_second,
+                    });
                 }
                 _ => {}
             }
@@ -184,11 +191,12 @@ impl Core {
                 row.crashes += 1;
                 if row.crashes < CRASHES || row.cancelled {
                     let pause = BACK_OFF * 4_u32.pow(row.crashes - 1);
-                    let why = format!("{reason}; trying again in {:.1} s", pause.as_secs_f64());
+                    let why = format!("{}; trying again in {:.1} s", end_of(reason), pause.as_secs_f64());
                     return self.wait_again(row, why, now_ms + millis(pause), by);
                 }
-                let message =
-                    format!("{CRASHES} workers died over it, the last one so: {reason}{}", quoted(last_words));
+                let words = if last_words.is_empty() { "" } else { "\n" };
+                let (reason, last_words) = (end_of(reason), end_of(last_words));
+                let message = format!("{CRASHES} workers died over it, the last one so: {reason}{words}{last_words}");
                 let error = ApiError::new(ErrorCode::WorkerCrashed, message);
                 self.store_row(&row)?;
                 self.end(row, End::error(error, by))
@@ -196,7 +204,7 @@ impl Core {
             GiveBack::HiveStopping => self.wait_again(row, "the hive stops; the job waits on".to_owned(), 0, by),
             GiveBack::QueenStopping => self.wait_again(row, "the queen stops; the job waits on".to_owned(), 0, by),
             GiveBack::Refused { reason } => {
-                let why = format!("the worker would not take it: {reason}; trying again");
+                let why = format!("the worker would not take it: {}; trying again", end_of(reason));
                 self.wait_again(row, why, now_ms + millis(REFUSED), by)
             }
             GiveBack::Unused => self.return_unused(attempt),
@@ -283,13 +291,10 @@ fn millis(pause: Duration) -> u64 {
     u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The end of a log, below what is said of it.
-fn quoted(last_words: &str) -> String {
-    let last_words = last_words.trim();
-    if last_words.is_empty() {
-        return String::new();
-    }
-    let from = last_words.len().saturating_sub(LAST_WORDS);
-    let from = (from..=last_words.len()).find(|&i| last_words.is_char_boundary(i)).unwrap_or(from);
-    format!("\n{}", &last_words[from..])
+/// The last words are those that say why.
+fn end_of(words: &str) -> &str {
+    let words = words.trim();
+    let from = words.len().saturating_sub(LAST_WORDS);
+    let from = (from..=words.len()).find(|&i| words.is_char_boundary(i)).unwrap_or(from);
+    &words[from..]
 }

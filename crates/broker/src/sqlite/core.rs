@@ -6,9 +6,10 @@ use super::schema::storage;
 use super::writer::{Durability, Task, Waiter};
 use super::{Fault, Options};
 use crate::queue::Number;
-use crate::{AttemptId, BrokerError, Claim};
+use crate::{AttemptId, BrokerError, Claim, Want};
 use operations_contract::JobEvent;
 use rusqlite::Connection;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,10 @@ pub(super) struct Core {
     /// Claims that nobody was there to take.
     undelivered: Vec<AttemptId>,
     after_commit: Vec<After>,
+    /// Somebody who wanted this waits no longer: those behind moved up.
+    pub(super) moved: HashSet<Want>,
+    /// Which position was told last.
+    pub(super) told: HashMap<Number, u64>,
     /// A job may be claimed that no waiter was asked about.
     pub(super) unserved: bool,
     /// What is remembered is not what is on disk.
@@ -60,6 +65,8 @@ impl Core {
             granted: Vec::new(),
             undelivered: Vec::new(),
             after_commit: Vec::new(),
+            moved: HashSet::new(),
+            told: HashMap::new(),
             unserved: false,
             is_stale: false,
             is_full_sync: true,
@@ -138,6 +145,7 @@ impl Core {
         if serve {
             self.serve().or_else(only_sql)?;
         }
+        self.tell_positions().or_else(only_sql)?;
         self.db.execute_batch("COMMIT")
     }
 
@@ -171,6 +179,7 @@ impl Core {
             tracing::error!("nor could the transaction be taken back: {error}");
         }
         self.after_commit.clear();
+        self.moved.clear();
         self.is_stale = true;
         let granted = std::mem::take(&mut self.granted).into_iter().map(|(waiter, _)| waiter);
         for waiter in granted.chain(std::mem::take(&mut self.waiters)) {
@@ -193,8 +202,11 @@ impl Core {
         }
         self.expire_leases()?;
         if self.next_sweep <= self.options.clock.elapsed() {
-            let more = self.sweep()?;
-            self.next_sweep = self.options.clock.elapsed() + if more { Duration::from_millis(50) } else { SWEEP };
+            // Before it is tried: a disk that is too full for it is not asked again at once.
+            self.next_sweep = self.options.clock.elapsed() + SWEEP;
+            if self.sweep()? {
+                self.next_sweep = self.options.clock.elapsed();
+            }
         }
         Ok(())
     }
@@ -221,6 +233,35 @@ impl Core {
         Ok(())
     }
 
+    /// Tells those who listen that they moved up.
+    fn tell_positions(&mut self) -> Result<(), Fault> {
+        /// Beyond this place nobody counts.
+        const TOLD: usize = 20;
+        for want in std::mem::take(&mut self.moved) {
+            let front: Vec<(Number, u64)> = {
+                let queue = self.live.queue();
+                let front = (1..).zip(queue.front(&want, TOLD));
+                let heard = front.filter(|(_, entry)| self.live.is_heard(&entry.job_id));
+                heard.map(|(position, entry)| (entry.number, position)).collect()
+            };
+            for (number, position) in front {
+                if self.told.insert(number, position) != Some(position)
+                    && let Some(mut row) = super::rows::numbered(&self.db, number)?
+                {
+                    self.tell(&mut row, JobEvent::Queued { position })?;
+                    self.store_row(&row)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A job waits no longer.
+    pub(super) fn moves_on(&mut self, number: Number, want: &Want) {
+        self.told.remove(&number);
+        self.moved.insert(want.clone());
+    }
+
     fn next_grant(&self) -> Option<(usize, Number, usize)> {
         let requests: Vec<_> = self.waiters.iter().map(|waiter| &waiter.request).collect();
         self.live.queue().next(&requests)
@@ -232,7 +273,7 @@ impl Core {
         let read = super::rows::unfinished(&self.db, &self.path).map_err(|fault| fault.at(&self.path))?;
         let now_ms = self.now_ms();
         let mut queue = crate::queue::Queue::default();
-        let mut held = std::collections::HashMap::new();
+        let mut held = HashMap::new();
         for job in read {
             match job {
                 super::rows::Unfinished::Waiting(entry) => queue.insert(entry, now_ms),

@@ -96,6 +96,7 @@ impl Core {
             crashes: 0,
         };
         self.live.queue().insert(entry, created_ms);
+        self.told.insert(number, ahead + 1);
         let queued = JobEvent::Queued { position: ahead + 1 };
         let json = rows::to_json(&queued)?;
         self.insert_event(number, 1, &json)?;
@@ -214,6 +215,7 @@ impl Core {
             queue.position(row.number).unwrap_or(1)
         };
         self.tell(&mut row, JobEvent::Narration { level: Level::Warn, target: "queen".to_owned(), message: why })?;
+        self.told.insert(row.number, position);
         self.tell(&mut row, JobEvent::Queued { position })?;
         self.store_row(&row)?;
         self.unserved = true;
@@ -223,7 +225,9 @@ impl Core {
     /// Writes the last event.
     pub(super) fn end(&mut self, row: JobRow, end: End) -> Result<(), Fault> {
         self.forget_holder(&row);
-        self.live.queue().remove(row.number);
+        if self.live.queue().remove(row.number).is_some() {
+            self.moves_on(row.number, &row.want);
+        }
         let id = row.last_event_id + 1;
         let json = rows::to_json(&end.event)?;
         self.insert_event(row.number, id, &json)?;

@@ -32,8 +32,22 @@ pub(super) struct Held {
 /// The newest events of one job, for as long as somebody listens.
 #[derive(Debug)]
 pub(super) struct Channel {
+    job_id: String,
+    live: Weak<Live>,
     newest: Mutex<Newest>,
     changed: watch::Sender<()>,
+}
+
+/// The last listener puts the light out.
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let Some(live) = self.live.upgrade() else { return };
+        let mut channels = lock(&live.channels);
+        // Another may have come meanwhile.
+        if channels.get(&self.job_id).is_some_and(|channel| channel.strong_count() == 0) {
+            channels.remove(&self.job_id);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,12 +89,17 @@ impl Live {
     }
 
     /// The channel of a job, for a listener.
-    pub(super) fn channel(&self, job_id: &str) -> Arc<Channel> {
+    pub(super) fn channel(self: &Arc<Self>, job_id: &str) -> Arc<Channel> {
         let mut channels = lock(&self.channels);
         if let Some(channel) = channels.get(job_id).and_then(Weak::upgrade) {
             return channel;
         }
-        let channel = Arc::new(Channel { newest: Mutex::default(), changed: watch::Sender::new(()) });
+        let channel = Arc::new(Channel {
+            job_id: job_id.to_owned(),
+            live: Arc::downgrade(self),
+            newest: Mutex::default(),
+            changed: watch::Sender::new(()),
+        });
         channels.insert(job_id.to_owned(), Arc::downgrade(&channel));
         channel
     }
@@ -92,14 +111,8 @@ impl Live {
 
     /// Tells an event that was written.
     pub(super) fn publish(&self, job_id: &str, id: u64, event: Arc<JobEvent>) {
-        let channel = {
-            let mut channels = lock(&self.channels);
-            let Some(channel) = channels.get(job_id).map(Weak::upgrade) else { return };
-            if channel.is_none() || event.is_terminal() {
-                channels.remove(job_id);
-            }
-            channel
-        };
+        // Not held any longer than that: a channel that is dropped wants the lock.
+        let channel = lock(&self.channels).get(job_id).and_then(Weak::upgrade);
         if let Some(channel) = channel {
             lock(&channel.newest).push(id, event);
             channel.changed.send_replace(());
@@ -110,7 +123,8 @@ impl Live {
     pub(super) fn stop(&self) {
         self.stopped.send_replace(true);
         self.tell_holders();
-        for channel in lock(&self.channels).values().filter_map(Weak::upgrade) {
+        let channels: Vec<_> = lock(&self.channels).values().filter_map(Weak::upgrade).collect();
+        for channel in channels {
             channel.changed.send_replace(());
         }
     }

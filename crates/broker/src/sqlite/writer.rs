@@ -93,8 +93,8 @@ impl Writer {
     pub(super) fn start(core: Core, live: Arc<Live>) -> std::io::Result<Self> {
         let (commands, received) = channel();
         let thread = std::thread::Builder::new().name("broker".to_owned()).spawn(move || {
+            let _told = TellAtTheEnd(live);
             write_all(core, &received);
-            live.stop();
         })?;
         Ok(Self { commands, room: Semaphore::new(WAITING), thread: Some(thread) })
     }
@@ -126,6 +126,15 @@ impl Writer {
     /// Waits in line for a job.
     pub(super) fn wait(&self, waiter: Waiter) -> Result<(), BrokerError> {
         self.commands.send(Command::Claim(waiter)).map_err(|_| BrokerError::Stopping)
+    }
+}
+
+/// However the thread ends, nobody waits for it for ever.
+struct TellAtTheEnd(Arc<Live>);
+
+impl Drop for TellAtTheEnd {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 

@@ -196,7 +196,7 @@ pub(crate) fn owned(owner: &str) -> NewJob {
 }
 
 pub(crate) fn step(step: u64) -> JobEvent {
-    JobEvent::Progress { step, total: 20, phase: None, eta_ms: None }
+    JobEvent::Progress { step, total: 20, phase: None, eta_ms: None, bytes_per_second: None }
 }
 
 pub(crate) fn started() -> JobEvent {

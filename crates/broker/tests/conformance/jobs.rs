@@ -118,6 +118,27 @@ pub(crate) async fn everybody_who_listens_hears_everything(way: Way) {
     assert!(record.job.finished_ms >= record.job.started_ms);
 }
 
+pub(crate) async fn who_waits_hears_that_he_moves_up(way: Way) {
+    let bed = Bed::new(way).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(bed.submit().await);
+    }
+    let mut waiting = bed.queen.watch(&ids[2], 0).await.unwrap();
+    let mut position = async || match &*waiting.next().await.unwrap().unwrap().1 {
+        JobEvent::Queued { position } => *position,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(position().await, 3);
+    bed.claim().await;
+    assert_eq!(position().await, 2);
+    bed.queen.cancel(&ids[1]).await.unwrap();
+    assert_eq!(position().await, 1);
+    bed.queen.cancel(&ids[2]).await.unwrap();
+    drop(waiting);
+    assert_eq!(bed.names(&ids[2]).await, ["queued", "queued", "queued", "cancelled"]);
+}
+
 pub(crate) async fn a_slow_listener_misses_nothing(way: Way) {
     let bed = Bed::new(way).await;
     let id = bed.submit().await;

@@ -33,6 +33,7 @@ macro_rules! suites {
                     jobs::more_than_the_limit_is_refused,
                     jobs::what_is_no_job_is_refused,
                     jobs::everybody_who_listens_hears_everything,
+                    jobs::who_waits_hears_that_he_moves_up,
                     jobs::a_slow_listener_misses_nothing,
                     jobs::a_thousand_listen_to_one_stream,
                     jobs::previews_are_live_only,
