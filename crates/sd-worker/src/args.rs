@@ -1,6 +1,7 @@
 //! The flags of an image worker.
 
 use clap::builder::BoolishValueParser;
+use model_store::StoreArgs;
 use worker_engine::WorkerArgs;
 
 use crate::backend::SDVersion;
@@ -20,9 +21,9 @@ pub struct Args {
     /// Fused attention, on cuda and metal; on a CPU it always is so.
     #[arg(long, env = "RBEE_USE_FLASH_ATTN", value_parser = BoolishValueParser::new())]
     pub use_flash_attn: bool,
-    /// Download nothing.
-    #[arg(long, env = "RBEE_OFFLINE", value_parser = BoolishValueParser::new())]
-    pub offline: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take it for the manual of the whole program")]
+    pub store: StoreArgs,
 }
 
 /// What a worker computes with.

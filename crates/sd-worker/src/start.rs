@@ -18,8 +18,8 @@ use crate::model;
 /// Serves one model until it is told to stop.
 ///
 /// # Errors
-/// Flags that cannot be followed, a model that is not there, a port that is taken. A model that is there and broken is
-/// not an error here: the worker serves, and says what is wrong with it.
+/// Flags that cannot be followed, a model that is not there and may not be downloaded, a port that is taken. A model that
+/// is broken or cannot be downloaded is not an error here: the worker serves, and says what is wrong with it.
 pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
     let precision = precision(kind, &args)?;
     if args.use_flash_attn && kind == DeviceKind::Cuda {
@@ -28,7 +28,8 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
         );
     }
     let device = device(kind, &args, precision)?;
-    let model = model::find(args.worker.model.as_deref(), args.sd_version).context("--model cannot be served")?;
+    let model =
+        model::find(args.worker.model.as_deref(), args.sd_version, &args.store).context("--model cannot be served")?;
     let (listener, access) = args.worker.listen.listen(Port::FirstFrom(SD_WORKER_PORT)).await?;
 
     let label = match kind {
@@ -55,7 +56,8 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
     let registry = JobRegistry::new(RegistryLimits::in_memory(WORKER_JOBS));
     let state = AppState::new(queue.clone(), registry, Arc::clone(&identity), facts);
 
-    let (source, name, version) = (model.source, model.name, args.sd_version);
+    let (mut origin, name, version) = (model.origin, model.name, args.sd_version);
+    let (runtime, reporter) = (tokio::runtime::Handle::current(), receiver.load_reporter());
     let options = LoadOptions { low_memory: args.worker.low_memory };
     let loaded = state.clone();
     let load = move || {
@@ -63,6 +65,7 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
             tracing::debug!("{name}: {event:?}");
             ControlFlow::Continue(())
         };
+        let source = origin.obtain(&runtime, &reporter)?;
         let pipeline = Pipeline::load(&source, &device, options, &mut observer).map_err(|error| api_error(&error))?;
         if let Some(contradiction) = version.and_then(|version| version.contradiction(pipeline.info())) {
             return Err(ApiError::new(ErrorCode::ModelLoadFailed, contradiction));

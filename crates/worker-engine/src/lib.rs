@@ -22,7 +22,7 @@ pub use engine::GenerationEngine;
 pub use parent::die_with_parent;
 pub use pipeline::{Events, GenerationResponse, InferencePipeline, PipelineError};
 pub use process::resident_memory_bytes;
-pub use queue::{EngineStatus, GenerationRequest, RequestQueue, RequestReceiver};
+pub use queue::{DownloadProgress, EngineStatus, GenerationRequest, LoadReporter, RequestQueue, RequestReceiver};
 pub use submit::submit;
 pub use telemetry::init_tracing;
 pub use worker::{WorkerIdentity, serve_worker};

@@ -21,6 +21,8 @@ pub struct GenerationRequest<R> {
 /// What the engine is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineStatus {
+    /// The model comes from elsewhere.
+    Downloading(DownloadProgress),
     /// The model loads.
     Loading,
     /// It serves.
@@ -29,6 +31,35 @@ pub enum EngineStatus {
     Failed(ApiError),
     /// It is gone.
     Stopped,
+}
+
+/// How much of a model is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DownloadProgress {
+    /// Bytes that are here.
+    pub bytes: u64,
+    /// Bytes of the whole; 0 while that is not known.
+    pub total: u64,
+    /// How fast they come.
+    pub bytes_per_second: Option<u64>,
+    /// How long the rest takes, in milliseconds.
+    pub eta_ms: Option<u64>,
+}
+
+/// Tells those who wait for the model what happens to it before it is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadReporter(watch::Sender<EngineStatus>);
+
+impl LoadReporter {
+    /// So much of it is here.
+    pub fn downloading(&self, progress: DownloadProgress) {
+        self.0.send_replace(EngineStatus::Downloading(progress));
+    }
+
+    /// It is here, and loads.
+    pub fn loading(&self) {
+        self.0.send_replace(EngineStatus::Loading);
+    }
 }
 
 /// The way in: cloned into whatever takes requests. It is never full; the bound is at admission, by the job
@@ -90,7 +121,7 @@ impl<R> RequestQueue<R> {
     /// `unavailable` when the model could not be loaded or the engine is gone.
     pub fn admits(&self) -> Result<(), ApiError> {
         match self.status() {
-            EngineStatus::Loading | EngineStatus::Ready => Ok(()),
+            EngineStatus::Downloading(_) | EngineStatus::Loading | EngineStatus::Ready => Ok(()),
             EngineStatus::Failed(error) => {
                 Err(ApiError::new(ErrorCode::Unavailable, format!("the model could not be loaded: {error}")))
             }
@@ -107,10 +138,16 @@ impl<R> RequestQueue<R> {
         self.status.borrow().clone()
     }
 
+    /// Every status from now on.
+    pub(crate) fn statuses(&self) -> watch::Receiver<EngineStatus> {
+        self.status.clone()
+    }
+
     /// Waits until the model is loaded, or never will be.
     pub async fn settled(&self) -> EngineStatus {
         let mut status = self.status.clone();
-        match status.wait_for(|status| *status != EngineStatus::Loading).await {
+        let settled = |status: &EngineStatus| !matches!(status, EngineStatus::Downloading(_) | EngineStatus::Loading);
+        match status.wait_for(settled).await {
             Ok(status) => status.clone(),
             Err(_) => EngineStatus::Stopped,
         }
@@ -118,6 +155,11 @@ impl<R> RequestQueue<R> {
 }
 
 impl<R> RequestReceiver<R> {
+    /// For what loads the model, to tell how far it is.
+    pub fn load_reporter(&self) -> LoadReporter {
+        LoadReporter(self.status.clone())
+    }
+
     /// The next request to run, waiting for one if need be; `None` when nobody can send any more. Those that were
     /// cancelled while they waited are answered here.
     pub fn next_request(&mut self) -> Option<GenerationRequest<R>> {

@@ -1,10 +1,14 @@
 use crate::pipeline::GenerationResponse;
-use crate::queue::{EngineStatus, GenerationRequest, RequestQueue};
+use crate::queue::{DownloadProgress, EngineStatus, GenerationRequest, RequestQueue};
 use crate::worker::WorkerIdentity;
 use job_server::{Ending, JobHandle, JobRegistry};
 use operations_contract::{ApiError, JobResponse, OperationKind, Phase, Priority};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// How often a job that waits for a download is told how far it is: the log of the job keeps every word.
+const TELL: Duration = Duration::from_secs(1);
 
 /// Makes a job of a request: admits it, queues it, and writes into its log what comes back. Has to be called on a
 /// tokio runtime.
@@ -26,10 +30,9 @@ pub fn submit<R: Send + 'static>(
     let position =
         queue.add_request(GenerationRequest { request, priority, cancel: job.cancellation(), response_tx })?;
     job.queued(position);
-    if queue.status() == EngineStatus::Loading {
-        job.progress(0, 1, Some(Phase::Loading), None);
-    }
-    tokio::spawn(write_log(job, responses, Arc::clone(identity), position));
+    let mut status = queue.statuses();
+    tell_status(&job, &status.borrow_and_update());
+    tokio::spawn(write_log(job, responses, status, Arc::clone(identity), position));
     Ok(response)
 }
 
@@ -38,15 +41,25 @@ pub fn submit<R: Send + 'static>(
 async fn write_log(
     job: JobHandle,
     mut responses: mpsc::UnboundedReceiver<GenerationResponse>,
+    mut status: watch::Receiver<EngineStatus>,
     identity: Arc<WorkerIdentity>,
     mut position: u64,
 ) {
     let cancellation = job.cancellation();
     let mut started = false;
+    let mut told = Instant::now();
     let ending = loop {
         let response = tokio::select! {
             // A job that waits ends at once; one that runs ends between two steps, and its pipeline says when.
             () = cancellation.cancelled(), if !started => break Ending::Cancelled,
+            Ok(()) = status.changed(), if !started => {
+                let status = status.borrow_and_update();
+                if !matches!(*status, EngineStatus::Downloading(_)) || told.elapsed() >= TELL {
+                    tell_status(&job, &status);
+                    told = Instant::now();
+                }
+                continue;
+            }
             response = responses.recv() => response,
         };
         use GenerationResponse as Response;
@@ -72,4 +85,15 @@ async fn write_log(
         }
     };
     job.finish(ending);
+}
+
+/// Why a job waits, where it waits for the model.
+fn tell_status(job: &JobHandle, status: &EngineStatus) {
+    match status {
+        EngineStatus::Downloading(DownloadProgress { bytes, total, bytes_per_second, eta_ms }) => {
+            job.downloading(*bytes, *total, *eta_ms, *bytes_per_second);
+        }
+        EngineStatus::Loading => job.progress(0, 1, Some(Phase::Loading), None),
+        EngineStatus::Ready | EngineStatus::Failed(_) | EngineStatus::Stopped => {}
+    }
 }

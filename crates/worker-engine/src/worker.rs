@@ -52,7 +52,9 @@ pub async fn serve_worker<R: Send + 'static>(
             // Alone, a worker stays to say what is wrong with its model. A hive reads that in its log, and would wait
             // for a callback that never comes.
             EngineStatus::Failed(_) if spawned => std::process::exit(1),
-            EngineStatus::Loading | EngineStatus::Failed(_) | EngineStatus::Stopped => return,
+            EngineStatus::Downloading(_) | EngineStatus::Loading | EngineStatus::Failed(_) | EngineStatus::Stopped => {
+                return;
+            }
         }
         tracing::info!("{} serves {} on {}", ready.worker_id, ready.model, ready.device);
         if let Some(callback_url) = callback_url {

@@ -15,7 +15,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use worker_engine::{
-    EngineStatus, Events, GenerationEngine, InferencePipeline, PipelineError, RequestQueue, WorkerIdentity, submit,
+    DownloadProgress, EngineStatus, Events, GenerationEngine, InferencePipeline, LoadReporter, PipelineError,
+    RequestQueue, WorkerIdentity, submit,
 };
 
 /// Does what the prompt says.
@@ -97,13 +98,22 @@ struct Test {
 type Load = fn(usize) -> Result<(), ApiError>;
 
 async fn start(admitted: usize, load: Load) -> Test {
-    let (queue, receiver) = RequestQueue::new();
-    let (gate, gated) = mpsc::channel();
-    let gated = Arc::new(std::sync::Mutex::new(gated));
     let loads = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&loads);
+    start_with(admitted, loads, move |_| load(counted.fetch_add(1, Ordering::SeqCst))).await
+}
+
+async fn start_with(
+    admitted: usize,
+    loads: Arc<AtomicUsize>,
+    load: impl Fn(&LoadReporter) -> Result<(), ApiError> + Send + 'static,
+) -> Test {
+    let (queue, receiver) = RequestQueue::new();
+    let reporter = receiver.load_reporter();
+    let (gate, gated) = mpsc::channel();
+    let gated = Arc::new(std::sync::Mutex::new(gated));
     let pipeline = move || {
-        load(counted.fetch_add(1, Ordering::SeqCst))?;
+        load(&reporter)?;
         Ok(Scripted { gate: Arc::clone(&gated) })
     };
     GenerationEngine::loading(pipeline, receiver).start().unwrap();
@@ -116,6 +126,12 @@ async fn start(admitted: usize, load: Load) -> Test {
     tokio::spawn(async move { axum::serve(listener, app).await });
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
     Test { url: format!("http://{address}"), client, worker, gate, loads }
+}
+
+async fn eventually(mut is: impl FnMut() -> bool) {
+    while !is() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 impl Test {
@@ -277,6 +293,34 @@ async fn a_worker_takes_jobs_while_its_model_loads() {
     assert_eq!(events[1], json!({"type": "progress", "step": 0, "total": 1, "phase": "loading"}));
     assert_eq!(events.last().unwrap()["type"], "complete");
     assert_eq!(test.client.get(format!("{}/ready", test.url)).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn jobs_that_wait_for_a_download_are_told_how_far_it_is() {
+    let (go_on, gated) = mpsc::channel();
+    let gated = std::sync::Mutex::new(gated);
+    let test = start_with(8, Arc::default(), move |reporter| {
+        let told = |bytes| DownloadProgress { bytes, total: 100, bytes_per_second: Some(25), eta_ms: Some(9) };
+        reporter.downloading(told(0));
+        let _ = gated.lock().unwrap().recv();
+        for bytes in [60, 90] {
+            std::thread::sleep(Duration::from_millis(1200));
+            reporter.downloading(told(bytes));
+        }
+        reporter.loading();
+        Ok(())
+    })
+    .await;
+    eventually(|| matches!(test.worker.queue.status(), EngineStatus::Downloading(_))).await;
+    let id = test.ask("a").await;
+    assert_eq!(test.job(&id).await.state, JobState::Queued);
+    go_on.send(()).unwrap();
+    let progress: Vec<_> = test.events(&id).await.into_iter().filter(|event| event["type"] == "progress").collect();
+    let told: Vec<_> = progress.iter().filter(|event| event["phase"] == "downloading").collect();
+    let golden = json!({"type": "progress", "step": 0, "total": 100, "phase": "downloading", "eta_ms": 9, "bytes_per_second": 25});
+    assert_eq!(*told[0], golden);
+    assert!((2..=3).contains(&told.len()), "once a second: {told:?}");
+    assert_eq!(progress.last().unwrap()["phase"], "denoising");
 }
 
 #[tokio::test]
