@@ -141,8 +141,45 @@ impl HttpBroker {
         })
     }
 
+    /// Asks again and again, each time for as long as one request may be kept waiting.
+    async fn claim_in_parts(&self, request: ClaimRequest) -> Result<Option<Claim>, BrokerError> {
+        let until = Instant::now() + request.patience;
+        loop {
+            let patience = until.saturating_duration_since(Instant::now()).min(LONGEST_POLL);
+            let part = ClaimRequest { patience, ..request.clone() };
+            let claim = self.call_patiently("claim", &part, patience).await?;
+            if claim.is_some() || until <= Instant::now() {
+                return Ok(claim);
+            }
+        }
+    }
+
     fn unreachable(&self, reason: &str) -> BrokerError {
         BrokerError::Unreachable { url: self.url.clone(), reason: reason.to_owned() }
+    }
+}
+
+/// A claim whose future was dropped before the answer came. What it may have got is asked for under the same id, and
+/// given back.
+struct Abandoned<'a> {
+    broker: &'a HttpBroker,
+    request: Option<ClaimRequest>,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        let Some(request) = self.request.take() else { return };
+        // Without a runtime the lease brings it back.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let broker = self.broker.clone();
+        runtime.spawn(async move {
+            let nothing_new = ClaimRequest { offers: Vec::new(), patience: Duration::ZERO, ..request };
+            if let Ok(Some(claim)) = broker.claim_in_parts(nothing_new).await
+                && let Err(error) = broker.give_back(&claim.attempt, GiveBack::Unused).await
+            {
+                tracing::warn!("{} that nobody waited for comes back when its lease runs out: {error}", claim.attempt);
+            }
+        });
     }
 }
 
@@ -157,15 +194,10 @@ impl WorkSource for HttpBroker {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Claim>, BrokerError> {
-        let until = Instant::now() + request.patience;
-        loop {
-            let patience = until.saturating_duration_since(Instant::now()).min(LONGEST_POLL);
-            let part = ClaimRequest { patience, ..request.clone() };
-            let claim = self.call_patiently("claim", &part, patience).await?;
-            if claim.is_some() || until <= Instant::now() {
-                return Ok(claim);
-            }
-        }
+        let mut abandoned = Abandoned { broker: self, request: Some(request.clone()) };
+        let claim = self.claim_in_parts(request).await;
+        abandoned.request = None;
+        claim
     }
 
     async fn renew(&self, attempt: &AttemptId) -> Result<Lease, BrokerError> {

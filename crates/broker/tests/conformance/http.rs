@@ -1,6 +1,8 @@
 //! What only a hive on another machine can meet.
 
 use crate::bed::{any_model, job, record};
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use broker::{
     BlobId, Broker, BrokerError, ClaimRequest, HttpBroker, Role, SqliteBroker, SqliteOptions, WorkSource as _,
     hive_routes,
@@ -100,6 +102,38 @@ async fn a_queen_that_is_not_there_is_named_after_a_while() {
     for url in ["https://queen", "", "http://", "ftp://x"] {
         assert!(matches!(HttpBroker::new(url, "token"), Err(BrokerError::Invalid { .. })), "{url}");
     }
+}
+
+/// The answer is on its way when the hive stops waiting for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_nobody_waits_for_comes_back_at_once() {
+    let folder = TempDir::new().unwrap();
+    let broker = Arc::new(SqliteBroker::open(folder.path(), SqliteOptions::default()).await.unwrap());
+    let slow = async |request: Request, next: Next| {
+        let is_claim = request.uri().path().ends_with("/claim");
+        let response = next.run(request).await;
+        if is_claim {
+            // The claim holds; its answer takes a while.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        response
+    };
+    let routes = hive_routes(broker.clone(), Vec::new()).layer(from_fn(slow));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let hive = HttpBroker::new(&url, broker.create_key("h", Role::Hive).await.unwrap().secret).unwrap();
+    hive.enlist(record("h", 1), TTL).await.unwrap();
+    let id = broker.submit(job()).await.unwrap().job_id;
+    let claim = || ClaimRequest::new("h", 1, vec![any_model()], TTL);
+    let waiting = tokio::spawn(async move { hive.claim(claim()).await });
+    while broker.job(&id).await.unwrap().job.attempt == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled(), "it was answered too soon to be dropped");
+    let again = tokio::time::timeout(Duration::from_secs(25), broker.claim(claim())).await.unwrap();
+    assert_eq!(again.unwrap().unwrap().attempt.number, 2);
 }
 
 /// The queen restarts while a hive waits for her: the hive does not notice.
