@@ -34,7 +34,7 @@ pub trait WorkSource: Send + Sync + Debug {
     /// that would have to be started.
     ///
     /// Repeated with the same [`ClaimRequest::id`], it gives the same claim for as long as that is held. Dropping the
-    /// future gives back what was claimed meanwhile; over a network that may take until the lease runs out.
+    /// future gives back what was claimed meanwhile, over a network as soon as the queen is reached.
     ///
     /// # Errors
     /// [`BrokerError::NotEnlisted`] where this incarnation is not in the registry (any more).

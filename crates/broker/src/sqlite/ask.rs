@@ -32,13 +32,14 @@ impl Broker for SqliteBroker {
                 let (result, error) = rows::ending(db, &row)?;
                 let position = (row.state == JobState::Queued).then(|| live.queue().position(row.number)).flatten();
                 let mut record = row.into_record(position);
+                record.job.error = error;
                 if let Some(completion) = result {
-                    let whole = with_picture(JobEvent::Complete(completion), &record.pictures, &blobs)?;
-                    if let JobEvent::Complete(completion) = whole {
-                        record.job.result = Some(completion);
+                    match with_picture(JobEvent::Complete(completion), &record.pictures, &blobs) {
+                        Ok(JobEvent::Complete(completion)) => record.job.result = Some(completion),
+                        Ok(_) => {}
+                        Err(error) => record.job.error = Some(error.into()),
                     }
                 }
-                record.job.error = error;
                 Ok(record)
             })
             .await

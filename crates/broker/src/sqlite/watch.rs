@@ -6,7 +6,7 @@ use super::{BlobDir, rows};
 use crate::queue::Number;
 use crate::{BrokerError, EventStream, PictureRef};
 use futures_util::stream::{StreamExt as _, unfold};
-use operations_contract::{Completion, JobEvent};
+use operations_contract::{ApiError, Completion, JobEvent};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -89,10 +89,12 @@ impl Watcher {
                     return Ok(if row.state.is_terminal() { Found::End } else { Found::NothingYet });
                 }
                 let whole = events.into_iter().map(|(id, event)| {
-                    let event = with_picture(event, &row.pictures, &blobs)?;
-                    Ok((id, Arc::new(event)))
+                    let whole = with_picture(event, &row.pictures, &blobs);
+                    // A picture that was lost must not keep its listener for ever: he is told so, and that it ended.
+                    let event = whole.unwrap_or_else(|error| ApiError::from(error).into());
+                    (id, Arc::new(event))
                 });
-                Ok(Found::Events(whole.collect::<Result<_, BrokerError>>()?))
+                Ok(Found::Events(whole.collect()))
             })
             .await
     }

@@ -92,14 +92,13 @@ impl WorkSource for SqliteBroker {
     async fn finish(&self, attempt: &AttemptId, ending: Ending) -> Result<(), BrokerError> {
         attempts::check_ending(attempt, &ending)?;
         let attempt = attempt.clone();
+        // Who listens live is told the event with its picture in it, and may begin to listen at any moment.
         let first = match &ending {
-            Ending::Complete(Outcome::Images { pictures, .. }) if self.live.is_heard(&attempt.job_id) => {
-                match pictures.first() {
-                    Some(first) => self.read_blob(first.blob.clone()).await?.into(),
-                    None => Base64Bytes::default(),
-                }
-            }
-            _ => Base64Bytes::default(),
+            Ending::Complete(Outcome::Images { pictures, .. }) => match pictures.first() {
+                Some(first) => self.read_blob(first.blob.clone()).await?.into(),
+                None => Base64Bytes::default(),
+            },
+            Ending::Complete(_) | Ending::Error(_) | Ending::Cancelled => Base64Bytes::default(),
         };
         self.writer.write(Durability::Synced, move |core| core.finish(&attempt, &ending, &first)).await
     }

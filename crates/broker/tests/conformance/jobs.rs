@@ -265,6 +265,13 @@ pub(crate) async fn a_picture_comes_back(way: Way) {
     assert_eq!(record.job.result, Some(Completion::Image(replayed)));
     assert_eq!(record.pictures, pictures);
     assert_eq!(&bed.queen.blob(&pictures[1].blob).await.unwrap()[..], b"second");
+
+    // A picture that somebody has deleted: the listener is told so, and that nothing comes after it.
+    let first = pictures[0].blob.as_str();
+    std::fs::remove_file(bed.folder.path().join("blobs").join(&first[..2]).join(first)).unwrap();
+    assert_eq!(bed.names(&id).await, ["queued", "error"]);
+    let job = bed.queen.job(&id).await.unwrap().job;
+    assert_eq!((job.state, job.result.is_none(), job.error.is_some()), (JobState::Complete, true, true));
 }
 
 pub(crate) async fn images_of_a_request_are_blobs(way: Way) {
