@@ -1,5 +1,6 @@
+use crate::agent::Reporter;
+use crate::devices::devices;
 use crate::hive::Hive;
-use job_server::JobHandle;
 use job_server::client::Client;
 use operations_contract::{Level, WorkerKind};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ struct Finding {
 }
 
 /// The self-test of a hive: each finding is told as it is made, all of them are the result.
-pub(crate) async fn run(hive: &Hive, job: &JobHandle) -> Value {
+pub(crate) async fn run(hive: &Hive, job: &dyn Reporter) -> Value {
     let mut findings = Vec::new();
     let mut tell = |finding: Finding| {
         let level = if finding.ok { Level::Info } else { Level::Warn };
@@ -45,24 +46,19 @@ pub(crate) async fn run(hive: &Hive, job: &JobHandle) -> Value {
 }
 
 fn machine() -> Finding {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let memory = match memory() {
-        Some((total, available)) => format!(", {total:.1} GiB of memory, {available:.1} GiB free"),
-        None => String::new(),
-    };
-    let message = format!("{} {}, {cores} cores{memory}", std::env::consts::OS, std::env::consts::ARCH);
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let described = devices().into_iter().map(|device| {
+        let (total, free) = (gib(device.memory_total_bytes), gib(device.memory_free_bytes));
+        let cores = device.cores.map(|cores| format!(", {cores} cores")).unwrap_or_default();
+        let instructions = device.instructions.map(|name| format!(", {name}")).unwrap_or_default();
+        format!(
+            "{} {} ({}{cores}{instructions}), {total:.1} GiB, {free:.1} GiB free",
+            device.kind, device.index, device.name
+        )
+    });
+    let message =
+        format!("{} {}: {}", std::env::consts::OS, std::env::consts::ARCH, described.collect::<Vec<_>>().join("; "));
     Finding { name: "machine", ok: true, message }
-}
-
-/// Total and available, in GiB.
-fn memory() -> Option<(f64, f64)> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let read = |key: &str| -> Option<f64> {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-        let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib / 1024.0 / 1024.0)
-    };
-    Some((read("MemTotal")?, read("MemAvailable")?))
 }
 
 fn data_folder(hive: &Hive) -> Finding {

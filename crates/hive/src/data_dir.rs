@@ -59,7 +59,7 @@ impl DataDir {
         self.0.join("logs")
     }
 
-    fn worker_logs(&self) -> PathBuf {
+    pub(crate) fn worker_logs(&self) -> PathBuf {
         self.logs().join("workers")
     }
 

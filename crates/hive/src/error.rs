@@ -58,6 +58,25 @@ pub enum HiveError {
         /// How it ended, and what it said.
         reason: String,
     },
+    /// Somebody stopped the worker before it could serve.
+    #[error("the worker for {model} was stopped while it loaded")]
+    StoppedLoading {
+        /// The model that it was to load.
+        model: String,
+    },
+    /// It does not fit, whatever else is unloaded.
+    #[error(
+        "{model} needs about {} of memory and {} can be had here; close other programs, or take a smaller model or --low-memory",
+        gib(*.needed), gib(*.most)
+    )]
+    NoRoom {
+        /// The model.
+        model: String,
+        /// Bytes that a worker for it is foreseen to need.
+        needed: u64,
+        /// Bytes that are free when every worker of this hive has ended.
+        most: u64,
+    },
     /// The worker did not get ready in time.
     #[error("the worker for {model} was not ready after {seconds} s; it was stopped (log: {log})")]
     TooSlow {
@@ -80,9 +99,16 @@ pub enum HiveError {
     /// No such process, or none of this hive's.
     #[error("this hive has spawned no process {0}")]
     NoProcess(u32),
+    /// The models cannot be reached.
+    #[error(transparent)]
+    Store(model_store::Error),
     /// The hive is stopping.
     #[error("the hive is stopping")]
     Stopping,
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 impl From<&HiveError> for ApiError {
@@ -94,8 +120,11 @@ impl From<&HiveError> for ApiError {
             HiveError::NoProgram { .. } | HiveError::TooManyWorkers { .. } => (ErrorCode::Unavailable, None),
             HiveError::NotReady { .. } | HiveError::TooSlow { .. } => (ErrorCode::ModelLoadFailed, Some("model")),
             HiveError::DiedLoading { .. } => (ErrorCode::WorkerCrashed, None),
+            HiveError::StoppedLoading { .. } => (ErrorCode::Unavailable, None),
+            HiveError::NoRoom { .. } => (ErrorCode::OutOfMemory, Some("model")),
             HiveError::NoWorker(_) => (ErrorCode::NotFound, Some("worker_id")),
             HiveError::NoProcess(_) => (ErrorCode::NotFound, Some("pid")),
+            HiveError::Store(error) => (error.code(), None),
             HiveError::Stopping => (ErrorCode::ShuttingDown, None),
         };
         let error = ApiError::new(code, error.to_string());

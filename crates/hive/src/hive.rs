@@ -1,16 +1,19 @@
 use crate::backoff::Backoff;
+use crate::ledger::Ledger;
 use crate::spawner::Spawner;
 use crate::worker::{End, Phase, Served, Worker, WorkerHandle, WorkerSpec, WorkerStatus};
 use crate::{DataDir, HiveError, Model, Programs, process};
-use operations_contract::LOCALHOST;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use broker::{HiveRecord, WorkKind};
+use model_store::ModelStore;
+use operations_contract::{LOCALHOST, WorkerKind};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// Workers that one machine runs at once; asked for more, the one idle longest makes room.
-const WORKERS: usize = 4;
+pub(crate) const WORKERS: usize = 4;
 
 /// What a hive is started with.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub struct HiveConfig {
     pub id: String,
     /// Where logs go.
     pub data_dir: DataDir,
+    /// Its models.
+    pub store: ModelStore,
     /// Where it finds worker programs.
     pub programs: Programs,
     /// Workers that were idle for so long are stopped; absent: never.
@@ -44,6 +49,11 @@ pub struct Hive {
 pub(crate) struct Shared {
     pub(crate) config: HiveConfig,
     pub(crate) spawner: Spawner,
+    pub(crate) ledger: Ledger,
+    /// The most that workers for a model were seen to hold.
+    pub(crate) measured: Mutex<HashMap<(WorkKind, String), u64>>,
+    /// Workers that died and were not asked to, since the hive began.
+    pub(crate) deaths: AtomicU64,
     workers: Mutex<HashMap<String, Arc<Worker>>>,
     pub(crate) backoff: Mutex<Backoff<String>>,
     /// Where workers call back to; known once the hive listens.
@@ -53,22 +63,29 @@ pub(crate) struct Shared {
 }
 
 impl Hive {
-    /// A hive without workers. Must be called inside a tokio runtime.
+    /// A hive without workers; those that an earlier one left behind are ended first, which may block for a moment.
+    /// Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`HiveError::Spawn`] where no thread can be had.
     pub fn new(config: HiveConfig) -> Result<Self, HiveError> {
         let spawner = Spawner::start().map_err(|source| HiveError::Spawn { program: "a thread".into(), source })?;
         config.data_dir.sweep_logs();
+        let ledger = Ledger::open(&config.data_dir);
+        ledger.end_orphans();
         let shared = Arc::new(Shared {
             config,
             spawner,
+            ledger,
+            measured: Mutex::default(),
+            deaths: AtomicU64::new(0),
             workers: Mutex::default(),
             backoff: Mutex::default(),
             callback: Mutex::default(),
             changed: watch::Sender::new(0),
             stopping: AtomicBool::new(false),
         });
+        tokio::spawn(crate::logs::rotate(shared.config.data_dir.worker_logs()));
         if let Some(timeout) = shared.config.idle_timeout {
             tokio::spawn(stop_idle(Arc::downgrade(&shared), timeout));
         }
@@ -93,6 +110,53 @@ impl Hive {
     /// Tells workers that are spawned from now on where to call back.
     pub fn set_callback(&self, callback: Callback) {
         *self.shared.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(callback);
+    }
+
+    /// As it enlists at a broker.
+    pub fn record(&self, incarnation: u64, url: Option<String>) -> HiveRecord {
+        HiveRecord {
+            hive_id: self.id().to_owned(),
+            incarnation,
+            url,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            workers: self.workers().into_iter().map(Into::into).collect(),
+            models: self.catalogue().unwrap_or_default().iter().map(crate::model::name_of).collect(),
+            kinds: self.kinds(),
+            devices: serde_json::to_value(crate::devices::devices()).unwrap_or_default(),
+        }
+    }
+
+    /// What this hive can start workers for.
+    pub fn kinds(&self) -> Vec<WorkKind> {
+        let programs = &self.shared.config.programs;
+        let kinds = [WorkKind::Image, WorkKind::Infer];
+        kinds.into_iter().filter(|kind| programs.worker(*kind, WorkerKind::Cpu).is_ok()).collect()
+    }
+
+    /// The models of which a worker runs or starts.
+    pub fn models_with_a_worker(&self, kind: WorkKind) -> Vec<String> {
+        let workers = self.shared.workers();
+        let models: BTreeSet<&String> =
+            workers.values().filter(|worker| worker.serves == kind).map(|worker| &worker.model).collect();
+        models.into_iter().cloned().collect()
+    }
+
+    pub(crate) fn spawned_workers(&self) -> Vec<Arc<Worker>> {
+        self.shared.workers().values().filter(|worker| worker.spawned).cloned().collect()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
+    /// Wakes those who wait for a change.
+    pub(crate) fn changed(&self) {
+        self.shared.changed.send_modify(|version| *version += 1);
+    }
+
+    /// How many workers died without being asked to, since the hive began.
+    pub fn deaths(&self) -> u64 {
+        self.shared.deaths.load(Ordering::Relaxed)
     }
 
     /// Changes whenever a worker got ready or ended.
@@ -126,35 +190,13 @@ impl Hive {
         self.shared.backoff().forgive(model);
     }
 
-    /// Starts a worker and waits until it can serve. Where as many run as may, the one idle longest is stopped first;
-    /// where none is idle, this waits for one. The worker lives on when the waiting is given up.
+    /// Starts a worker and waits until it can serve; says no where there is no room for it. The worker lives on when
+    /// the waiting is given up.
     ///
     /// # Errors
     /// Everything that can go wrong until the worker is ready.
-    pub async fn start_worker(&self, spec: WorkerSpec) -> Result<WorkerHandle, HiveError> {
-        let mut changes = self.changes();
-        let mut idle_check = tokio::time::interval(Duration::from_millis(200));
-        let worker = loop {
-            match self.begin(&spec) {
-                Err(HiveError::TooManyWorkers { .. }) => {
-                    self.stop_longest_idle();
-                    tokio::select! {
-                        _ = changes.changed() => {}
-                        _ = idle_check.tick() => {}
-                    }
-                }
-                begun => break begun?,
-            }
-        };
-        wait_until_ready(worker).await
-    }
-
-    /// Starts a worker, and says no where as many run as may.
-    ///
-    /// # Errors
-    /// As [`Hive::start_worker`].
-    pub async fn start_worker_now(&self, spec: &WorkerSpec) -> Result<WorkerHandle, HiveError> {
-        wait_until_ready(self.begin(spec)?).await
+    pub async fn start_worker(&self, spec: &WorkerSpec) -> Result<WorkerHandle, HiveError> {
+        self.wait_until_ready(self.begin(spec)?).await
     }
 
     /// Stops a worker that this hive spawned, known by its process id, and waits for its end.
@@ -180,8 +222,7 @@ impl Hive {
     /// Stops every worker that this hive spawned, and waits for their ends. No worker is started any more.
     pub async fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        let spawned: Vec<Arc<Worker>> =
-            self.shared.workers().values().filter(|worker| worker.spawned).cloned().collect();
+        let spawned = self.spawned_workers();
         for worker in &spawned {
             worker.stop.notify_one();
         }
@@ -190,13 +231,14 @@ impl Hive {
         }
     }
 
-    fn begin(&self, spec: &WorkerSpec) -> Result<Arc<Worker>, HiveError> {
+    pub(crate) fn begin(&self, spec: &WorkerSpec) -> Result<Arc<Worker>, HiveError> {
         let shared = &self.shared;
-        let program = shared.config.programs.sd_worker(spec.kind)?;
+        let program = shared.config.programs.worker(spec.serves, spec.kind)?;
         let id = format!("worker-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let log = shared.config.data_dir.worker_log(&id);
-        let worker = Worker::new(id, spec.model.to_string(), Some(spec.kind), Some(log), Phase::Starting);
-        let worker = Arc::new(worker);
+        let foreseen = self.foreseen(spec.serves, &spec.model);
+        let lease = spec.model.lease(&shared.config.store);
+        let worker = Arc::new(Worker::spawned(id, spec, log, foreseen, lease));
         {
             let mut workers = shared.workers();
             if shared.stopping.load(Ordering::Acquire) {
@@ -212,27 +254,21 @@ impl Hive {
         Ok(worker)
     }
 
-    fn stop_longest_idle(&self) {
-        let workers = self.shared.workers();
-        let idle = workers.values().filter(|worker| worker.spawned && worker.served().is_some());
-        if let Some((_, worker)) =
-            idle.filter_map(|worker| Some((worker.idle_since()?, worker))).min_by_key(|(since, _)| *since)
-        {
-            tracing::info!(worker = worker.id, model = worker.model, "stopping the worker that was idle longest");
-            worker.stop.notify_one();
+    pub(crate) async fn wait_until_ready(&self, worker: Arc<Worker>) -> Result<WorkerHandle, HiveError> {
+        let mut phase = worker.phase.subscribe();
+        let reached = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await.map(|phase| phase.clone());
+        let model = worker.model.clone();
+        match reached {
+            Ok(Phase::Ready(served)) => {
+                let handle = WorkerHandle { worker, served };
+                self.measure(&handle).await;
+                Ok(handle)
+            }
+            Ok(Phase::Ended(end)) if end.asked => Err(HiveError::StoppedLoading { model }),
+            Ok(Phase::Ended(end)) if end.exited => Err(HiveError::NotReady { model, reason: end.reason() }),
+            Ok(Phase::Ended(end)) => Err(HiveError::DiedLoading { model, reason: end.reason() }),
+            Ok(Phase::Starting) | Err(_) => Err(HiveError::Stopping),
         }
-    }
-}
-
-async fn wait_until_ready(worker: Arc<Worker>) -> Result<WorkerHandle, HiveError> {
-    let mut phase = worker.phase.subscribe();
-    let reached = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await.map(|phase| phase.clone());
-    let model = worker.model.clone();
-    match reached {
-        Ok(Phase::Ready(served)) => Ok(WorkerHandle { worker, served }),
-        Ok(Phase::Ended(end)) if end.exited && !end.asked => Err(HiveError::NotReady { model, reason: end.reason() }),
-        Ok(Phase::Ended(end)) => Err(HiveError::DiedLoading { model, reason: end.reason() }),
-        Ok(Phase::Starting) | Err(_) => Err(HiveError::Stopping),
     }
 }
 
@@ -269,6 +305,7 @@ impl Shared {
             tracing::info!(worker = worker.id, "a worker was stopped");
         } else {
             tracing::warn!(worker = worker.id, model = worker.model, reason = end.reason(), "a worker ended");
+            self.deaths.fetch_add(1, Ordering::Relaxed);
             if worker.spawned {
                 self.backoff().failed(worker.model.clone());
             }

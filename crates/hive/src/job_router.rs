@@ -1,30 +1,11 @@
+use crate::agent::Reporter;
+use crate::check;
 use crate::hive::Hive;
 use crate::worker::{WorkerSpec, WorkerStatus};
-use crate::{Model, check};
-use job_server::{Ending, JobHandle, Outcome};
-use operations_contract::{ApiError, ErrorCode, HiveOperation, OperationKind, Phase, WorkerSpawnRequest};
+use broker::WorkKind;
+use model_store::Source;
+use operations_contract::{ApiError, ErrorCode, HiveOperation, JobEvent, Phase, WorkerSpawnRequest};
 use serde_json::{Value, json};
-
-/// Whether a hive serves operations of this kind now. Models come to a hive by hand: nothing downloads them yet.
-pub const fn serves(kind: OperationKind) -> bool {
-    match kind {
-        OperationKind::HiveCheck
-        | OperationKind::WorkerSpawn
-        | OperationKind::WorkerProcessList
-        | OperationKind::WorkerProcessGet
-        | OperationKind::WorkerProcessDelete => true,
-        OperationKind::ModelDownload
-        | OperationKind::ModelList
-        | OperationKind::ModelGet
-        | OperationKind::ModelDelete
-        | OperationKind::Status
-        | OperationKind::QueenCheck
-        | OperationKind::Infer
-        | OperationKind::ImageGeneration
-        | OperationKind::ImageTransform
-        | OperationKind::ImageInpaint => false,
-    }
-}
 
 /// An operation that passed everything that can be known before a job exists.
 #[derive(Debug)]
@@ -37,6 +18,10 @@ enum Work {
     List,
     Get(u32),
     Delete(u32),
+    Download(String),
+    Models,
+    Model(String),
+    DeleteModel(String),
 }
 
 impl Hive {
@@ -47,18 +32,24 @@ impl Hive {
     pub fn admit(&self, operation: &HiveOperation) -> Result<Admitted, ApiError> {
         let (hive_id, work) = match operation {
             HiveOperation::HiveCheck(request) => (&request.hive_id, Work::Check),
-            HiveOperation::WorkerSpawn(request) => (&request.hive_id, Work::Spawn(spec(request)?)),
+            HiveOperation::WorkerSpawn(request) => (&request.hive_id, Work::Spawn(self.spec(request)?)),
             HiveOperation::WorkerProcessList(request) => (&request.hive_id, Work::List),
             HiveOperation::WorkerProcessGet(request) => (&request.hive_id, Work::Get(request.pid)),
             HiveOperation::WorkerProcessDelete(request) => (&request.hive_id, Work::Delete(request.pid)),
-            HiveOperation::ModelDownload(_) => return Err(not_yet(OperationKind::ModelDownload)),
-            HiveOperation::ModelList(_) => return Err(not_yet(OperationKind::ModelList)),
-            HiveOperation::ModelGet(_) => return Err(not_yet(OperationKind::ModelGet)),
-            HiveOperation::ModelDelete(_) => return Err(not_yet(OperationKind::ModelDelete)),
+            HiveOperation::ModelDownload(request) => {
+                Source::parse(&request.model).map_err(ApiError::from)?;
+                (&request.hive_id, Work::Download(request.model.clone()))
+            }
+            HiveOperation::ModelList(request) => (&request.hive_id, Work::Models),
+            HiveOperation::ModelGet(request) => (&request.hive_id, Work::Model(request.id.clone())),
+            HiveOperation::ModelDelete(request) => (&request.hive_id, Work::DeleteModel(request.id.clone())),
         };
         self.check_id(hive_id)?;
         if let Work::Get(pid) | Work::Delete(pid) = work {
             self.worker_process(pid)?;
+        }
+        if let Work::Model(id) | Work::DeleteModel(id) = &work {
+            self.catalogued(id)?;
         }
         Ok(Admitted(work))
     }
@@ -75,32 +66,46 @@ impl Hive {
         Err(ApiError::new(ErrorCode::NotFound, message).with_param("hive_id"))
     }
 
-    /// Does the work, and ends the job.
-    pub async fn execute(&self, admitted: Admitted, job: JobHandle) {
-        job.started(None, None, 1);
-        let cancellation = job.cancellation();
-        let ending = tokio::select! {
-            result = self.work(admitted.0, &job) => match result {
-                Ok(result) => Ending::Complete(Outcome::Result(result)),
-                Err(error) => Ending::Error(error),
-            },
-            () = cancellation.cancelled() => Ending::Cancelled,
-        };
-        job.finish(ending);
+    fn spec(&self, request: &WorkerSpawnRequest) -> Result<WorkerSpec, ApiError> {
+        let writes = |model: &str| self.model(WorkKind::Infer, model).is_ok_and(|model| !model.is_missing());
+        let serves = if writes(&request.model) { WorkKind::Infer } else { WorkKind::Image };
+        let model = self.model(serves, &request.model)?;
+        let flags = flags(request)?;
+        Ok(WorkerSpec { serves, model, kind: request.worker, device: request.device, port: request.port, flags })
     }
 
-    async fn work(&self, work: Work, job: &JobHandle) -> Result<Value, ApiError> {
+    /// Does the work, and tells `job` how it goes. Dropping the future is how it is cancelled.
+    ///
+    /// # Errors
+    /// What the job ends with.
+    pub async fn execute(&self, admitted: Admitted, job: &dyn Reporter) -> Result<Value, ApiError> {
         let worker = |status: WorkerStatus| json!({ "worker": status });
-        match work {
+        match admitted.0 {
             Work::Check => Ok(check::run(self, job).await),
             Work::Spawn(spec) => {
-                job.progress(0, 1, Some(Phase::Loading), None);
-                let handle = self.start_worker_now(&spec).await?;
+                job.tell(JobEvent::Progress {
+                    step: 0,
+                    total: 1,
+                    phase: Some(Phase::Loading),
+                    eta_ms: None,
+                    bytes_per_second: None,
+                });
+                let model = self.obtain(spec.serves, spec.model.as_str(), job).await?;
+                let handle = self.start_worker(&WorkerSpec { model, ..spec }).await?;
                 Ok(worker(handle.worker.status()))
             }
             Work::List => Ok(json!({ "workers": self.workers() })),
             Work::Get(pid) => Ok(worker(self.worker_process(pid)?)),
             Work::Delete(pid) => Ok(worker(self.stop_worker(pid).await?)),
+            Work::Download(model) => Ok(json!({ "model": self.download(&model, job).await? })),
+            Work::Models => Ok(json!({ "models": self.catalogue()? })),
+            Work::Model(id) => Ok(json!({ "model": self.catalogued(&id)? })),
+            Work::DeleteModel(id) => {
+                let hive = self.clone();
+                let deleting = tokio::task::spawn_blocking(move || hive.delete_model(&id));
+                let deleted = deleting.await.map_err(|error| ApiError::internal(error.to_string()))??;
+                Ok(json!({ "model": deleted }))
+            }
         }
     }
 }
@@ -109,12 +114,8 @@ impl Hive {
 const NOT_OPTIONS: [&str; 9] =
     ["worker-id", "callback-url", "callback-key", "api-key", "model", "port", "device", "bind", "help"];
 
-fn not_yet(kind: OperationKind) -> ApiError {
-    let message = format!("this hive does not serve {} yet; give models as folders on its disk", kind.name());
-    ApiError::new(ErrorCode::UnsupportedOperation, message).with_param("operation")
-}
-
-fn spec(request: &WorkerSpawnRequest) -> Result<WorkerSpec, ApiError> {
+/// The worker's flags, from the options of a request.
+fn flags(request: &WorkerSpawnRequest) -> Result<Vec<String>, ApiError> {
     let mut flags = Vec::new();
     for (name, value) in &request.options {
         let flag = name.replace('_', "-");
@@ -130,13 +131,7 @@ fn spec(request: &WorkerSpawnRequest) -> Result<WorkerSpec, ApiError> {
             other => flags.push(format!("--{flag}={other}")),
         }
     }
-    Ok(WorkerSpec {
-        model: Model::resolve(Some(&request.model))?,
-        kind: request.worker,
-        device: request.device,
-        port: request.port,
-        flags,
-    })
+    Ok(flags)
 }
 
 #[cfg(test)]
@@ -151,7 +146,7 @@ mod tests {
     #[test]
     fn options_become_flags() {
         let options = json!({"precision": "f16", "low_memory": true, "use-f16": false, "threads": 2, "x": "-y"});
-        let mut flags = spec(&request(options)).unwrap().flags;
+        let mut flags = flags(&request(options)).unwrap();
         flags.sort();
         assert_eq!(flags, ["--low-memory", "--precision=f16", "--threads=2", "--x=-y"]);
     }
@@ -159,7 +154,7 @@ mod tests {
     #[test]
     fn what_the_hive_says_itself_is_no_option() {
         for name in ["model", "callback_url", "callback-key", "api_key", "worker-id", "bind"] {
-            let error = spec(&request(json!({name: "x"}))).unwrap_err();
+            let error = flags(&request(json!({name: "x"}))).unwrap_err();
             assert_eq!(error.param, Some(format!("options.{name}")));
         }
     }

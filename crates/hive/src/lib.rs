@@ -1,26 +1,36 @@
 //! One on each machine: spawns and watches worker processes.
 //!
-//! [`Hive`] is the supervisor, which the queen takes as a library; [`HiveServer`] puts it behind the routes that every
-//! server has, and [`run`] is the daemon `rbee-hive` around both.
+//! [`Hive`] is the supervisor, which the queen takes as a library. An [`agent::Agent`] claims jobs for its workers from a
+//! broker and tells what came of them. [`HiveServer`] puts the hive behind the routes that every server has, and [`run`]
+//! is the daemon `rbee-hive` around all of it.
 
+pub mod agent;
 mod backoff;
 mod check;
 mod data_dir;
+mod devices;
 mod error;
 mod hive;
 mod job_router;
+mod ledger;
+mod logs;
+mod memory;
 mod model;
 mod process;
 mod program;
 mod register;
+mod relay;
+mod room;
 mod server;
 mod spawner;
 mod worker;
 
 pub use data_dir::DataDir;
+pub use devices::{Device, devices};
 pub use error::HiveError;
 pub use hive::{Callback, Hive, HiveConfig};
-pub use job_router::{Admitted, serves};
+pub use job_router::Admitted;
+pub use logs::log_routes;
 pub use model::Model;
 pub use process::{PARENT_VARIABLE, last_words};
 pub use program::{Programs, WorkerProgram, find_program, own_executable};

@@ -61,6 +61,9 @@ pub(crate) async fn supervise(
         }
     };
     worker.pid.store(child.id().unwrap_or(0), Ordering::Release);
+    if let Some(pid) = child.id() {
+        shared.ledger.write(&worker.id, pid);
+    }
     tracing::info!(worker = worker.id, pid = child.id(), model = worker.model, "a worker was spawned");
 
     let too_slow = async {
@@ -76,10 +79,12 @@ pub(crate) async fn supervise(
             let log = shared.config.data_dir.worker_log(&worker.id);
             let error = HiveError::TooSlow { model: worker.model.clone(), seconds: LOADING.as_secs(), log };
             let _ = child.kill().await;
+            shared.ledger.remove(&worker.id);
             return shared.ended(&worker, nothing(error.to_string(), false));
         }
     };
     let last_words = worker.log.as_deref().map(last_words).unwrap_or_default();
+    shared.ledger.remove(&worker.id);
     shared.ended(&worker, End::of_process(status, asked, last_words));
 }
 
@@ -94,8 +99,8 @@ fn command(
     if let Some(callback) = callback {
         command.args(["--callback-url", &callback.url]);
     }
-    if let Some(model) = spec.model.flag() {
-        command.args(["--model", model]);
+    if let Some(files) = spec.model.files() {
+        command.arg("--model").arg(files);
     }
     if spec.device != 0 {
         command.args(["--device", &spec.device.to_string()]);

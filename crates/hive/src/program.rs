@@ -1,4 +1,5 @@
 use crate::HiveError;
+use broker::WorkKind;
 use operations_contract::WorkerKind;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,27 @@ pub struct Programs {
 }
 
 impl Programs {
+    /// The worker that serves this kind of work on this kind of device.
+    ///
+    /// # Errors
+    /// [`HiveError::NoProgram`] with how to get it.
+    pub fn worker(&self, serves: WorkKind, kind: WorkerKind) -> Result<WorkerProgram, HiveError> {
+        match serves {
+            WorkKind::Infer => Self::llm_worker(kind),
+            WorkKind::Image | WorkKind::Hive => self.sd_worker(kind),
+        }
+    }
+
+    /// The language worker needs a C++ build and so is a program of its own.
+    fn llm_worker(kind: WorkerKind) -> Result<WorkerProgram, HiveError> {
+        let how = match kind {
+            WorkerKind::Cpu => "build it: cargo build --release --bin llm-worker-cpu",
+            WorkerKind::Cuda => "build it: cargo build --release --bin llm-worker-cuda --features cuda",
+            WorkerKind::Metal => "build it: cargo build --release --bin llm-worker-metal --features metal",
+        };
+        find_program(&format!("llm-worker-{}", kind.as_str()), how)
+    }
+
     /// The image worker for a kind of device.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 use crate::hive::{Hive, Shared};
 use crate::worker::{End, Phase, Served, Worker};
+use broker::WorkKind;
 use job_server::client::Client;
-use operations_contract::{ApiError, ErrorCode, WorkerReady};
+use operations_contract::{ApiError, ErrorCode, OperationKind, WorkerReady};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,12 +36,12 @@ impl Hive {
                 return Ok(());
             }
         }
-        confirm(&client, &word).await?;
+        let serves = confirm(&client, &word).await?;
         let served = Served { url: word.url, model: word.model, device: word.device };
         match known {
             Some(worker) if worker.spawned => self.shared.ready(&worker, served),
             _ => {
-                let worker = Worker::new(word.worker_id.clone(), served.model.clone(), None, None, Phase::Starting);
+                let worker = Worker::by_hand(word.worker_id.clone(), serves, served.model.clone());
                 worker.pid.store(word.pid, Ordering::Release);
                 let worker = Arc::new(worker);
                 let before = self.shared.workers().insert(word.worker_id, worker.clone());
@@ -76,8 +77,8 @@ fn local_client(url: &str) -> Result<Client, ApiError> {
     Err(ApiError::invalid("url", format!("url must be on this machine (http://127.0.0.1:PORT), got {url}")))
 }
 
-/// Whoever listens at the address must be the worker that wrote, and must be ready.
-async fn confirm(client: &Client, word: &WorkerReady) -> Result<(), ApiError> {
+/// Whoever listens at the address must be the worker that wrote, and must be ready. Says what it serves.
+async fn confirm(client: &Client, word: &WorkerReady) -> Result<WorkKind, ApiError> {
     let unavailable = |message: String| ApiError::new(ErrorCode::Unavailable, message).with_param("url");
     let info = client.info().await.map_err(|error| unavailable(error.to_string()))?;
     if info.worker_id.as_ref() != Some(&word.worker_id) || info.pid != word.pid {
@@ -92,7 +93,8 @@ async fn confirm(client: &Client, word: &WorkerReady) -> Result<(), ApiError> {
         }
         tokio::time::sleep(READY_PAUSE).await;
     }
-    Ok(())
+    let writes = info.operations.iter().any(|operation| operation == OperationKind::Infer.name());
+    Ok(if writes { WorkKind::Infer } else { WorkKind::Image })
 }
 
 async fn watch(shared: Arc<Shared>, worker: Arc<Worker>, client: Client) {

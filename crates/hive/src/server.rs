@@ -1,17 +1,28 @@
+use crate::agent::{Agent, HiveOperator};
 use crate::hive::{Callback, Hive, HiveConfig};
-use crate::{DataDir, HiveError, Programs, job_router};
+use crate::logs::log_routes;
+use crate::{DataDir, HiveError, Programs};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use job_server::{Access, Failure, JobRegistry, JobServer, ListenArgs, Port, RegistryLimits, Submission, router_with};
+use broker::{GiveBack, HttpBroker, WorkSource};
+use clap::builder::BoolishValueParser;
+use job_server::{
+    Access, DRAIN, Ending, Failure, JobRegistry, JobServer, ListenArgs, Outcome, Port, RegistryLimits, Submission,
+    router_with,
+};
+use model_store::{ModelStore, StoreOptions};
 use operations_contract::{
     ApiError, HIVE_PORT, HiveOperation, Info, JobResponse, OperationKind, Readiness, WorkerReady,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+/// How long joining may take when the hive stops in the middle of it.
+const JOINING: Duration = Duration::from_secs(1);
 /// Jobs of a hive are quick; a crowd of them is a mistake.
 const JOBS: usize = 256;
 
@@ -27,6 +38,9 @@ pub struct HiveOptions {
     /// Folder for logs and what else outlives a process (default: rbee in the XDG data folder, ~/.local/share/rbee).
     #[arg(long, env = "RBEE_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
+    /// Download nothing: a model that is not on this machine is an error.
+    #[arg(long, env = "RBEE_OFFLINE", value_parser = BoolishValueParser::new())]
+    pub offline: bool,
 }
 
 /// Starts and watches the workers of this machine.
@@ -41,6 +55,12 @@ pub struct HiveArgs {
     /// How it behaves.
     #[command(flatten)]
     pub options: HiveOptions,
+    /// Queen on another machine whose jobs are done here, like http://queen.local:7833.
+    #[arg(long, env = "RBEE_QUEEN", value_name = "URL", requires = "token")]
+    pub queen: Option<String>,
+    /// Token that this queen gave out: rbee hive invite.
+    #[arg(long, env = "RBEE_HIVE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
 }
 
 impl HiveOptions {
@@ -49,9 +69,12 @@ impl HiveOptions {
     /// # Errors
     /// As [`DataDir::open`].
     pub fn config(&self, programs: Programs) -> Result<HiveConfig, HiveError> {
+        let data_dir = DataDir::open(self.data_dir.as_deref())?;
+        let store = StoreOptions { offline: self.offline, ..StoreOptions::from_env()? };
         Ok(HiveConfig {
             id: self.hive_id.clone().unwrap_or_else(default_id),
-            data_dir: DataDir::open(self.data_dir.as_deref())?,
+            store: ModelStore::open_with(data_dir.models(), store)?,
+            data_dir,
             programs,
             idle_timeout: self.idle_timeout,
         })
@@ -69,10 +92,51 @@ pub async fn run(args: HiveArgs, programs: Programs) -> anyhow::Result<()> {
     hive.set_callback(Callback { url: local_url(address), key: args.listen.api_key });
     let server = HiveServer::new(hive.clone());
     tracing::info!("rbee-hive {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
+    let joined = match (args.queen, args.token) {
+        (Some(queen), Some(token)) => {
+            // Who listens on loopback alone cannot be reached from the queen's machine.
+            let url = (!address.ip().is_loopback()).then(|| format!("http://{address}"));
+            Some(join(hive.clone(), &queen, token, url)?)
+        }
+        _ => None,
+    };
     let app = server.router(&access);
     let served = job_server::serve(listener, app, server.jobs().clone(), job_server::stop_signal()).await;
+    if let Some(joined) = joined
+        && let Some(agent) = joined.leave().await
+    {
+        agent.stop(DRAIN, GiveBack::HiveStopping).await;
+    }
     hive.stop().await;
     Ok(served?)
+}
+
+/// A hive that works for a queen on another machine, or waits until she can be reached.
+struct Joined(tokio::task::JoinHandle<Option<Agent>>);
+
+impl Joined {
+    async fn leave(mut self) -> Option<Agent> {
+        // Joining takes a moment where the queen answers; where she does not, there is nothing to leave.
+        tokio::time::timeout(JOINING, &mut self.0).await.ok()?.ok()?
+    }
+}
+
+fn join(hive: Hive, queen: &str, token: String, url: Option<String>) -> anyhow::Result<Joined> {
+    let source: Arc<dyn WorkSource> = Arc::new(HttpBroker::new(queen, token)?);
+    let queen = queen.to_owned();
+    Ok(Joined(tokio::spawn(async move {
+        let operator = Arc::new(HiveOperator(hive.clone()));
+        match Agent::start(hive, source, operator, url).await {
+            Ok(agent) => {
+                tracing::info!("works for the queen at {queen}");
+                Some(agent)
+            }
+            Err(error) => {
+                tracing::error!("cannot work for the queen at {queen}: {error}");
+                None
+            }
+        }
+    })))
 }
 
 /// How this machine's own processes reach a server: one that listens on every address is asked on loopback.
@@ -101,7 +165,7 @@ impl HiveServer {
     /// The routes of all servers, and the one by which workers call back.
     pub fn router(&self, access: &Access) -> Router {
         let ready = Router::new().route("/v1/workers/ready", post(worker_ready)).with_state(self.hive.clone());
-        router_with(self.clone(), access, ready)
+        router_with(self.clone(), access, ready.merge(log_routes(self.hive.clone())))
     }
 }
 
@@ -113,7 +177,7 @@ async fn worker_ready(State(hive): State<Hive>, body: axum::body::Bytes) -> Resu
 
 impl JobServer for HiveServer {
     fn serves(&self, kind: OperationKind) -> bool {
-        job_router::serves(kind)
+        HiveOperation::serves(kind)
     }
 
     type Jobs = JobRegistry;
@@ -129,7 +193,18 @@ impl JobServer for HiveServer {
         let job = self.registry.create_job(kind)?;
         let response = job.response();
         let hive = self.hive.clone();
-        tokio::spawn(async move { hive.execute(admitted, job).await });
+        tokio::spawn(async move {
+            job.started(None, None, 1);
+            let cancellation = job.cancellation();
+            let ending = tokio::select! {
+                result = hive.execute(admitted, &job) => match result {
+                    Ok(result) => Ending::Complete(Outcome::Result(result)),
+                    Err(error) => Ending::Error(error),
+                },
+                () = cancellation.cancelled() => Ending::Cancelled,
+            };
+            job.finish(ending);
+        });
         Ok(response)
     }
 

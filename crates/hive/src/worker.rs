@@ -1,9 +1,11 @@
 use crate::Model;
+use broker::{WorkKind, WorkerRecord, WorkerState};
+use model_store::Lease;
 use operations_contract::WorkerKind;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
@@ -11,6 +13,8 @@ use tokio::sync::{Notify, watch};
 /// What a worker is to be started with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerSpec {
+    /// What it serves: pictures or text.
+    pub serves: WorkKind,
     /// The model that it loads.
     pub model: Model,
     /// What it computes with.
@@ -25,8 +29,8 @@ pub struct WorkerSpec {
 
 impl WorkerSpec {
     /// A worker on the CPU.
-    pub fn for_model(model: Model) -> Self {
-        Self { model, kind: WorkerKind::Cpu, device: 0, port: None, flags: Vec::new() }
+    pub fn for_model(serves: WorkKind, model: Model) -> Self {
+        Self { serves, model, kind: WorkerKind::Cpu, device: 0, port: None, flags: Vec::new() }
     }
 }
 
@@ -94,33 +98,55 @@ fn describe(status: ExitStatus) -> String {
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) id: String,
+    /// What it serves.
+    pub(crate) serves: WorkKind,
     /// Asked for when it was spawned here; what it reported when it was started by hand.
     pub(crate) model: String,
     pub(crate) kind: Option<WorkerKind>,
     pub(crate) spawned: bool,
     pub(crate) log: Option<PathBuf>,
+    /// Keeps its model from being deleted.
+    _lease: Option<Lease>,
+    /// What it will hold at its peak, as far as its files tell.
+    pub(crate) foreseen: u64,
+    /// The most that it was seen to hold.
+    pub(crate) measured: AtomicU64,
     pub(crate) started: SystemTime,
     /// 0 while there is no process yet.
     pub(crate) pid: AtomicU32,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) stop: Notify,
     in_use: AtomicUsize,
+    /// Jobs that ended on it.
+    used: AtomicUsize,
     last_used: Mutex<Instant>,
 }
 
 impl Worker {
-    pub(crate) fn new(id: String, model: String, kind: Option<WorkerKind>, log: Option<PathBuf>, phase: Phase) -> Self {
+    /// One that this hive is about to spawn.
+    pub(crate) fn spawned(id: String, spec: &WorkerSpec, log: PathBuf, foreseen: u64, lease: Option<Lease>) -> Self {
+        let (model, kind) = (spec.model.to_string(), Some(spec.kind));
+        Self { kind, spawned: true, log: Some(log), foreseen, _lease: lease, ..Self::by_hand(id, spec.serves, model) }
+    }
+
+    /// One that somebody started by hand.
+    pub(crate) fn by_hand(id: String, serves: WorkKind, model: String) -> Self {
         Self {
             id,
+            serves,
             model,
-            kind,
-            spawned: log.is_some(),
-            log,
+            kind: None,
+            spawned: false,
+            log: None,
+            _lease: None,
+            foreseen: 0,
+            measured: AtomicU64::new(0),
             started: SystemTime::now(),
             pid: AtomicU32::new(0),
-            phase: watch::Sender::new(phase),
+            phase: watch::Sender::new(Phase::Starting),
             stop: Notify::new(),
             in_use: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
             last_used: Mutex::new(Instant::now()),
         }
     }
@@ -137,6 +163,11 @@ impl Worker {
             Phase::Ended(end) => Some(end.clone()),
             Phase::Starting | Phase::Ready(_) => None,
         }
+    }
+
+    /// Whether it had work, so that what it holds says what it needs.
+    pub(crate) fn has_worked(&self) -> bool {
+        self.used.load(Ordering::Acquire) > 0
     }
 
     /// When it last had work; `None` while it has some.
@@ -156,6 +187,7 @@ impl Worker {
         };
         let device = served.as_ref().map(|served| served.device.clone());
         WorkerStatus {
+            serves: self.serves,
             worker_id: self.id.clone(),
             model: self.model.clone(),
             state,
@@ -163,6 +195,8 @@ impl Worker {
             url: served.map(|served| served.url),
             device: device.or_else(|| self.kind.map(|kind| kind.as_str().to_owned())),
             spawned: self.spawned,
+            memory_bytes: Some(self.measured.load(Ordering::Acquire)).filter(|bytes| *bytes > 0),
+            memory_foreseen_bytes: Some(self.foreseen).filter(|bytes| *bytes > 0),
             started_ms: self.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             log: self.log.clone(),
         }
@@ -174,6 +208,8 @@ impl Worker {
 pub struct WorkerStatus {
     /// Its id.
     pub worker_id: String,
+    /// What it serves: `image` or `infer`.
+    pub serves: WorkKind,
     /// Its model.
     pub model: String,
     /// `starting`, `idle`, `busy` or `ended`.
@@ -189,11 +225,36 @@ pub struct WorkerStatus {
     pub device: Option<String>,
     /// Whether this hive started it; otherwise somebody did by hand.
     pub spawned: bool,
+    /// The most memory that it was seen to hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// What it was foreseen to hold at its peak.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_foreseen_bytes: Option<u64>,
     /// When it was started, in milliseconds since 1970 UTC.
     pub started_ms: u64,
     /// Its log, where this hive started it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<PathBuf>,
+}
+
+impl From<WorkerStatus> for WorkerRecord {
+    fn from(status: WorkerStatus) -> Self {
+        Self {
+            worker_id: status.worker_id,
+            kind: status.serves,
+            model: status.model,
+            device: status.device.unwrap_or_default(),
+            pid: status.pid.unwrap_or(0),
+            url: status.url,
+            state: match status.state {
+                "starting" => WorkerState::Starting,
+                "busy" => WorkerState::Busy,
+                "idle" => WorkerState::Idle,
+                _ => WorkerState::Stopping,
+            },
+        }
+    }
 }
 
 /// A worker that can serve.
@@ -214,9 +275,19 @@ impl WorkerHandle {
         &self.served.url
     }
 
+    /// What it serves.
+    pub fn kind(&self) -> WorkKind {
+        self.worker.serves
+    }
+
     /// The model that it says it has loaded.
     pub fn model(&self) -> &str {
         &self.served.model
+    }
+
+    /// The name by which jobs ask for its model.
+    pub fn name(&self) -> &str {
+        if self.worker.spawned { &self.worker.model } else { &self.served.model }
     }
 
     /// Its log, where this hive started it.
@@ -252,6 +323,7 @@ pub struct InUse(Arc<Worker>);
 impl Drop for InUse {
     fn drop(&mut self) {
         *self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.used.fetch_add(1, Ordering::AcqRel);
         self.0.in_use.fetch_sub(1, Ordering::AcqRel);
     }
 }

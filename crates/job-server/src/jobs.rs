@@ -31,7 +31,7 @@ pub trait Jobs: Send + Sync + 'static {
     ///
     /// # Errors
     /// `queue_full` when as many as may are waiting and running, `shutting_down` when the server stops.
-    fn admits(&self) -> Result<(), ApiError>;
+    fn admits(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
 
     /// Makes the job of one `POST` at most once for each key of the caller's ([`Idempotency`]). Where the store itself
     /// sees to that when the job is written, `create` is all there is to do.

@@ -297,7 +297,7 @@ impl JobRegistry {
 }
 
 impl Jobs for JobRegistry {
-    fn admits(&self) -> Result<(), ApiError> {
+    async fn admits(&self) -> Result<(), ApiError> {
         self.admits()
     }
 

@@ -100,9 +100,11 @@ async fn create<S: JobServer>(State(server): State<S>, caller: Caller, request: 
         return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message).into());
     }
     let key = request.headers().get(Idempotency::HEADER).cloned();
-    // A job that is there already is answered with even when there is no room for another.
-    if key.is_none() {
-        server.jobs().admits()?;
+    // A small body is read sooner than the queue is looked at; and a job that is there already is answered with even
+    // when there is no room for another.
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if key.is_none() && length.is_none_or(|length: usize| length > SMALL_BODY) {
+        server.jobs().admits().await?;
     }
     let body = read_body(request.into_body()).await?;
     let idempotency = key.map(|key| Idempotency::new(key.as_bytes(), &body)).transpose()?;

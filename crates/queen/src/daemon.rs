@@ -1,8 +1,14 @@
+use crate::keys::{BrokerKeys, any_client_key};
+use crate::operator::QueenOperator;
 use crate::record::{QueenLock, QueenRecord};
 use crate::server::{Addresses, QueenServer};
-use job_server::{CancellationToken, JobServer as _, ListenArgs, Port};
+use crate::sweep::sweep;
+use broker::{Broker, SqliteBroker, SqliteOptions};
+use job_server::{Access, CancellationToken, JobServer as _, ListenArgs, ListenError, Port};
 use operations_contract::{HIVE_PORT, QUEEN_JOBS, QUEEN_PORT};
+use rbee_hive::agent::Agent;
 use rbee_hive::{Callback, Hive, HiveOptions, HiveServer, Programs, local_url};
+use std::sync::Arc;
 use tokio::net::TcpListener;
 
 /// Takes jobs from clients, gives them to workers, and streams what happens.
@@ -37,9 +43,12 @@ impl Default for QueenArgs {
 /// Another queen has the data folder, it cannot listen, or the folder cannot be written to.
 pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
     let config = args.hive.config(programs)?;
-    let lock = QueenLock::take(config.data_dir.path())?;
+    let folder = config.data_dir.path().to_path_buf();
+    let lock = QueenLock::take(&folder)?;
+    let options = SqliteOptions { limit: args.max_jobs, ..SqliteOptions::default() };
+    let broker: Arc<dyn Broker> = Arc::new(SqliteBroker::open(folder.join("broker"), options).await?);
     let hive = Hive::new(config)?;
-    let (listener, access) = args.listen.listen(Port::Exactly(QUEEN_PORT)).await?;
+    let (listener, access) = listen(&args.listen, &broker).await?;
     let (hive_listener, hive_access) = hive_listener(args.hive_port).await?;
     let addresses =
         Addresses { queen: local_url(listener.local_addr()?), hive: local_url(hive_listener.local_addr()?) };
@@ -48,7 +57,6 @@ pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
     lock.write(&QueenRecord { pid: std::process::id(), url: addresses.queen.clone(), version: version.to_owned() })?;
     tracing::info!("queen-rbee {version} listens on {}, the hive inside on {}", addresses.queen, addresses.hive);
 
-    let queen = QueenServer::new(hive.clone(), args.max_jobs, addresses);
     let hive_server = HiveServer::new(hive.clone());
     let stop_hive = CancellationToken::new();
     let hive_serving = tokio::spawn(job_server::serve(
@@ -57,8 +65,13 @@ pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
         hive_server.jobs().clone(),
         stop_hive.clone().cancelled_owned(),
     ));
-    let registry = queen.jobs().clone();
-    let served = job_server::serve(listener, queen.router(&access), registry, job_server::stop_signal()).await;
+    let queen = QueenServer::new(broker.clone(), hive.clone(), addresses.clone());
+    let operator = Arc::new(QueenOperator(queen.clone()));
+    queen.queen_jobs().set_agent(Agent::start(hive.clone(), broker, operator, Some(addresses.hive)).await?);
+    let sweeping = tokio::spawn(sweep(queen.clone()));
+    let jobs = queen.jobs().clone();
+    let served = job_server::serve(listener, queen.router(&access), jobs, job_server::stop_signal()).await;
+    sweeping.abort();
     hive.stop().await;
     stop_hive.cancel();
     hive_serving.await??;
@@ -67,8 +80,17 @@ pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
     Ok(served?)
 }
 
+/// Others than this machine are let in only where there is a key that they need.
+async fn listen(args: &ListenArgs, broker: &Arc<dyn Broker>) -> anyhow::Result<(TcpListener, Access)> {
+    if args.needs_key() && !any_client_key(&**broker).await? {
+        return Err(ListenError::NoApiKey(args.bind).into());
+    }
+    let (listener, access) = args.listen_with_keys(Port::Exactly(QUEEN_PORT)).await?;
+    Ok((listener, access.with_keys(Arc::new(BrokerKeys(broker.clone())))))
+}
+
 /// Only this machine's own workers call the hive inside, so that it needs neither another address nor a key.
-async fn hive_listener(port: Option<u16>) -> anyhow::Result<(TcpListener, job_server::Access)> {
+async fn hive_listener(port: Option<u16>) -> anyhow::Result<(TcpListener, Access)> {
     let listen = |port| {
         let args = ListenArgs { port: Some(port), ..ListenArgs::default() };
         async move { args.listen(Port::Exactly(port)).await }

@@ -1,20 +1,23 @@
 //! The one API that clients talk to: admits jobs, routes them, streams their events.
 //!
-//! [`QueenServer`] puts job-server's routes before a hive that it takes as a library; [`run`] is the daemon
-//! `queen-rbee` around both. An image job is admitted with its seed drawn, waits in [`queue`] for a worker that has its
-//! model, which the hive starts where there is none, and is relayed event by event; a worker that dies on the way costs
-//! the job an attempt, of which it has three.
+//! [`QueenServer`] puts job-server's routes before a broker, which keeps the jobs: she checks what is asked, finds out who
+//! could do it, draws its seed, and answers when it is on disk. From there on it is the hives' to claim; what they tell
+//! comes back through the broker. [`run`] is the daemon `queen-rbee` around her and a hive inside her.
 
+mod admit;
 mod check;
 mod daemon;
-mod dispatcher;
-mod paint;
-mod queue;
+mod explain;
+mod jobs;
+mod keys;
+mod operator;
 mod record;
-mod relay;
 mod server;
+mod settings;
 mod status;
+mod sweep;
 
 pub use daemon::{QueenArgs, run};
+pub use jobs::QueenJobs;
 pub use record::{QueenRecord, running};
 pub use server::{Addresses, QueenServer};

@@ -65,6 +65,8 @@ impl House {
             .env("RBEE_QUEEN_PORT", self.port.to_string())
             // Any free one: several tests run at once.
             .env("RBEE_HIVE_PORT", "0")
+            // No test needs the network.
+            .env("RBEE_OFFLINE", "1")
             .stdin(Stdio::null());
         command
     }

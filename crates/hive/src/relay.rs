@@ -1,19 +1,22 @@
-//! One attempt: an operation goes to a worker, and its events come back.
+//! One attempt on a worker: an operation goes to it, and its events come back.
 
+use crate::agent::Assignment;
+use crate::worker::{End, WorkerHandle};
+use broker::{BrokerError, Ending, GiveBack, Outcome, PictureRef};
 use bytes::Bytes;
 use job_server::client::{Client, ClientError};
-use job_server::{CancellationToken, Ending, JobHandle, Ongoing, Outcome, Picture};
 use operations_contract::{ApiError, Completion, ErrorCode, ImageCompletion, JobEvent, Operation, Validated};
-use rbee_hive::WorkerHandle;
 use std::time::Duration;
 
-/// How an attempt ended.
+/// What an attempt came to.
 #[derive(Debug)]
 pub(crate) enum Attempt {
     /// The job has ended, one way or the other.
     Ended(Ending),
-    /// The worker was lost; another may try.
-    Lost(String),
+    /// It goes back to the queue.
+    Back(GiveBack),
+    /// It is another's by now.
+    Lost,
 }
 
 /// What a worker wrote before it died still is on its way for so long.
@@ -25,36 +28,45 @@ const FULL_PAUSE: Duration = Duration::from_millis(500);
 /// A cancelled worker stops between two steps; the slowest step is shorter than this.
 const CANCELLING: Duration = Duration::from_secs(300);
 
-/// Runs `operation` on `worker`, and writes what it tells to `job`.
+/// Runs `operation` on `worker`, and adds what it tells to the job.
 pub(crate) async fn attempt(
-    job: &JobHandle,
+    assignment: &Assignment,
     worker: &WorkerHandle,
     operation: &Validated<Operation>,
-    number: u32,
 ) -> Attempt {
-    let cancellation = job.cancellation();
     let client = match Client::new(worker.url()) {
         Ok(client) => client,
-        Err(error) => return Attempt::Lost(error.to_string()),
+        Err(error) => return Attempt::Back(GiveBack::Refused { reason: error.to_string() }),
     };
-    let mut relay = Relay { job, worker, client, number, remote_id: String::new(), deadline: None };
+    let mut relay = Relay { assignment, worker, client, remote_id: String::new(), deadline: None };
     tokio::select! {
         biased;
-        attempt = relay.run(operation, &cancellation) => attempt,
+        attempt = relay.run(operation) => attempt,
         // The stream breaks too when a worker dies, but only its hive knows of what it died.
         end = async {
             let end = worker.ended().await;
             tokio::time::sleep(LAST_BYTES).await;
             end
-        } => Attempt::Lost(end.reason()),
+        } => lost(worker, &end),
     }
 }
 
+/// What the end of a worker means for the job that it ran: one that was asked to end has not died.
+pub(crate) fn lost(worker: &WorkerHandle, end: &End) -> Attempt {
+    Attempt::Back(if end.asked {
+        GiveBack::Refused { reason: format!("the worker {} was stopped", worker.id()) }
+    } else {
+        GiveBack::WorkerDied {
+            reason: format!("the worker {} was lost: {}", worker.id(), end.how),
+            last_words: end.last_words.clone(),
+        }
+    })
+}
+
 struct Relay<'a> {
-    job: &'a JobHandle,
+    assignment: &'a Assignment,
     worker: &'a WorkerHandle,
     client: Client,
-    number: u32,
     /// The job's id at the worker.
     remote_id: String,
     /// When a cancelled job is given up.
@@ -62,35 +74,42 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    async fn run(&mut self, operation: &Validated<Operation>, cancellation: &CancellationToken) -> Attempt {
+    async fn run(&mut self, operation: &Validated<Operation>) -> Attempt {
+        let (cancelled, lost) = (self.assignment.cancelled(), self.assignment.lost());
         self.remote_id = loop {
             match self.client.create_job(operation).await {
                 Ok(response) => break response.job_id,
                 Err(ClientError::Refused(error)) if error.code == ErrorCode::QueueFull => {
                     tokio::select! {
                         () = tokio::time::sleep(FULL_PAUSE) => {}
-                        () = cancellation.cancelled() => return Attempt::Ended(Ending::Cancelled),
+                        () = cancelled.cancelled() => return Attempt::Ended(Ending::Cancelled),
+                        () = lost.cancelled() => return Attempt::Lost,
                     }
                 }
                 Err(ClientError::Refused(error)) => return refused(error),
-                Err(error) => return self.lost(error.to_string()).await,
+                Err(error) => return self.broken(error.to_string()).await,
             }
         };
         let mut events = self.client.events(&self.remote_id, 0).with_patience(PATIENCE);
         loop {
-            let cancelled = async {
+            let given_up = async {
                 match self.deadline {
-                    None => cancellation.cancelled().await,
+                    None => cancelled.cancelled().await,
                     Some(deadline) => tokio::time::sleep_until(deadline).await,
                 }
             };
             let event = tokio::select! {
                 biased;
                 event = events.next() => event,
-                () = cancelled => {
+                () = lost.cancelled() => {
+                    self.cancel().await;
+                    return Attempt::Lost;
+                }
+                () = given_up => {
                     if self.deadline.is_some() {
                         return Attempt::Ended(Ending::Cancelled);
                     }
+                    self.deadline = Some(tokio::time::Instant::now() + CANCELLING);
                     self.cancel().await;
                     continue;
                 }
@@ -101,9 +120,9 @@ impl Relay<'_> {
                         return attempt;
                     }
                 }
-                Ok(None) => return self.lost("its stream ended without a last event".to_owned()).await,
-                Err(ClientError::Refused(error)) => return self.lost(error.message).await,
-                Err(error) => return self.lost(error.to_string()).await,
+                Ok(None) => return self.broken("its stream ended without a last event".to_owned()).await,
+                Err(ClientError::Refused(error)) => return self.broken(error.message).await,
+                Err(error) => return self.broken(error.to_string()).await,
             }
         }
     }
@@ -113,9 +132,12 @@ impl Relay<'_> {
         Some(match event {
             // Where it waits at the worker is the worker's own count: the queue that clients see is the queen's.
             JobEvent::Queued { .. } => return None,
-            JobEvent::Started { model, .. } => {
-                let model = model.or_else(|| Some(self.worker.model().to_owned()));
-                self.job.started(model, Some(self.worker.id().to_owned()), self.number);
+            JobEvent::Started { .. } => {
+                let model = Some(self.worker.name().to_owned());
+                let attempt = self.assignment.claim().attempt.number;
+                self.assignment
+                    .add(JobEvent::Started { model, worker_id: Some(self.worker.id().to_owned()), attempt })
+                    .await;
                 return None;
             }
             JobEvent::Complete(Completion::Image(completion)) => match self.pictures(&completion).await {
@@ -126,13 +148,14 @@ impl Relay<'_> {
                     height: completion.height,
                     model: completion.model,
                 })),
-                Err(error) => self.lost(error.to_string()).await,
+                Err(NoPicture::Worker(error)) => self.broken(error.to_string()).await,
+                Err(NoPicture::Broker(error)) => Attempt::Ended(Ending::Error(error.into())),
             },
             JobEvent::Complete(Completion::Text(completion)) => {
                 Attempt::Ended(Ending::Complete(Outcome::Text(completion)))
             }
             JobEvent::Complete(Completion::Result { result }) => {
-                Attempt::Ended(Ending::Complete(Outcome::Result(result)))
+                Attempt::Ended(Ending::Complete(Outcome::Result { result }))
             }
             JobEvent::Error { code, message, param } => refused(ApiError { code, message, param }),
             JobEvent::Cancelled {} => Attempt::Ended(Ending::Cancelled),
@@ -140,49 +163,60 @@ impl Relay<'_> {
             | JobEvent::Preview { .. }
             | JobEvent::Token { .. }
             | JobEvent::Narration { .. }) => {
-                Ongoing::new(event).into_iter().for_each(|event| self.job.emit(event));
+                self.assignment.add(event).await;
                 return None;
             }
         })
     }
 
     /// The first picture is in the event, the others are fetched.
-    async fn pictures(&self, completion: &ImageCompletion) -> Result<Vec<Picture>, ClientError> {
-        let mut pictures = vec![Picture { file: completion.image.bytes().clone(), seed: completion.seed }];
+    async fn pictures(&self, completion: &ImageCompletion) -> Result<Vec<PictureRef>, NoPicture> {
+        let store = async |file: Bytes, seed| {
+            let blob = self.assignment.put_blob(file).await.map_err(NoPicture::Broker)?;
+            Ok(PictureRef { blob, seed })
+        };
+        let mut pictures = vec![store(completion.image.bytes().clone(), completion.seed).await?];
         for link in completion.images.iter().skip(1) {
-            let file = Bytes::from(self.client.image(&self.remote_id, link.index).await?);
-            pictures.push(Picture { file, seed: link.seed });
+            let file = self.client.image(&self.remote_id, link.index).await.map_err(NoPicture::Worker)?;
+            pictures.push(store(file.into(), link.seed).await?);
         }
         Ok(pictures)
     }
 
-    async fn cancel(&mut self) {
-        self.deadline = Some(tokio::time::Instant::now() + CANCELLING);
+    async fn cancel(&self) {
         if let Err(error) = self.client.cancel_job(&self.remote_id).await {
-            tracing::warn!(job = self.job.id(), worker = self.worker.id(), "cannot cancel at the worker: {error}");
+            tracing::warn!(worker = self.worker.id(), "cannot cancel at the worker: {error}");
         }
     }
 
     /// A broken connection mostly is a dead worker, and its end says more.
-    async fn lost(&self, reason: String) -> Attempt {
+    async fn broken(&self, reason: String) -> Attempt {
         match tokio::time::timeout(Duration::from_secs(1), self.worker.ended()).await {
-            Ok(end) => Attempt::Lost(end.reason()),
+            Ok(end) => lost(self.worker, &end),
             Err(_) => {
                 // It lives: what it may still be painting for us is wanted no more.
                 if !self.remote_id.is_empty() {
-                    let _ = tokio::time::timeout(Duration::from_secs(1), self.client.cancel_job(&self.remote_id)).await;
+                    let _ = tokio::time::timeout(Duration::from_secs(1), self.cancel()).await;
                 }
-                Attempt::Lost(reason)
+                let reason = format!("the worker {} was lost: {reason}", self.worker.id());
+                Attempt::Back(GiveBack::WorkerDied { reason, last_words: String::new() })
             }
         }
     }
 }
 
-/// A worker that stops is a lost one; every other refusal is the request's own fault and is the same everywhere.
+/// Why a picture cannot be stored.
+enum NoPicture {
+    Worker(ClientError),
+    Broker(BrokerError),
+}
+
+/// A worker that stops, or was loaded with something else, is no fault of the job; every other refusal is the same
+/// everywhere.
 fn refused(error: ApiError) -> Attempt {
     match error.code {
         ErrorCode::ShuttingDown | ErrorCode::Unavailable | ErrorCode::ModelMismatch | ErrorCode::Expired => {
-            Attempt::Lost(error.message)
+            Attempt::Back(GiveBack::Refused { reason: error.message })
         }
         _ => Attempt::Ended(Ending::Error(error)),
     }

@@ -1,0 +1,92 @@
+//! A ready worker does one job after the other.
+
+use super::{Agent, Holding};
+use crate::relay::{self, Attempt};
+use crate::worker::WorkerHandle;
+use broker::{Ending, GiveBack, Offer};
+use std::time::Instant;
+use tracing::Instrument as _;
+
+impl Agent {
+    /// Gives every ready worker a task that claims for it.
+    pub(super) fn serve_new_workers(&self) {
+        for worker in self.0.hive.ready_workers() {
+            if self.0.served().insert(worker.id().to_owned()) {
+                self.0.tasks.spawn(self.clone().serve(worker, None));
+            }
+        }
+    }
+
+    /// Runs `first`, then claims for the worker until it ends. The worker is in the set of those that are served.
+    pub(super) async fn serve(self, worker: WorkerHandle, first: Option<Holding>) {
+        if let Some(holding) = first {
+            self.run(holding, &worker).await;
+        }
+        let offer =
+            Offer::Worker { worker_id: worker.id().to_owned(), kind: worker.kind(), model: worker.name().to_owned() };
+        loop {
+            let claim = tokio::select! {
+                biased;
+                () = self.0.closing.cancelled() => break,
+                _ = worker.ended() => break,
+                claim = self.claim(vec![offer.clone()]) => claim,
+            };
+            if let Some(claim) = claim {
+                self.run(self.hold(claim), &worker).await;
+            }
+        }
+        self.0.served().remove(worker.id());
+    }
+
+    async fn run(&self, holding: Holding, worker: &WorkerHandle) {
+        let _in_use = worker.in_use();
+        let job = &holding.assignment;
+        let span = tracing::info_span!("job", id = job.job_id(), attempt = job.claim().attempt.number);
+        let attempt = async {
+            tracing::info!(worker = worker.id(), "the job goes to a worker");
+            let began = Instant::now();
+            let attempt = self.attempt(&holding, worker).await;
+            tracing::info!(worker = worker.id(), ms = began.elapsed().as_millis(), "{}", described(&attempt));
+            attempt
+        };
+        match attempt.instrument(span).await {
+            Attempt::Ended(ending) => {
+                if matches!(ending, Ending::Complete(_)) {
+                    self.0.hive.worked(worker.name());
+                }
+                job.finish(ending).await;
+            }
+            Attempt::Back(why) => job.give_back(why).await,
+            Attempt::Lost => {}
+        }
+        self.0.hive.measure(worker).await;
+    }
+
+    async fn attempt(&self, holding: &Holding, worker: &WorkerHandle) -> Attempt {
+        let job = &holding.assignment;
+        let mut operation = match job.claim().operation.load(&**job.source()).await {
+            Ok(operation) => operation,
+            Err(error) => return Attempt::Ended(Ending::Error(error.into())),
+        };
+        // The way to the worker is found: it is asked for its own model.
+        operation.clear_route();
+        tokio::select! {
+            biased;
+            attempt = relay::attempt(job, worker, &operation) => attempt,
+            () = self.0.leaving.cancelled() => Attempt::Back(self.why()),
+        }
+    }
+}
+
+fn described(attempt: &Attempt) -> String {
+    match attempt {
+        Attempt::Ended(Ending::Complete(_)) => "it is complete".to_owned(),
+        Attempt::Ended(Ending::Error(error)) => format!("it failed: {error}"),
+        Attempt::Ended(Ending::Cancelled) => "it was cancelled".to_owned(),
+        Attempt::Back(GiveBack::WorkerDied { reason, .. } | GiveBack::Refused { reason }) => {
+            format!("it goes back to the queue: {reason}")
+        }
+        Attempt::Back(_) => "it goes back to the queue, because its hive stops".to_owned(),
+        Attempt::Lost => "it was given to another meanwhile".to_owned(),
+    }
+}
