@@ -84,7 +84,7 @@ pub fn attention(
     // Powers of two instead of e: the change of base goes into the scale.
     let scale = scale * std::f32::consts::LOG2_E;
     let call = Call { kernels, q, k, v, heads, q_len, kv_len, head_dim, scale, causal };
-    match kernels.unit {
+    match kernels.unit(precision) {
         Some(unit) => split::attention(unit, Terms::of(precision), &call, batch, out),
         None => call.run(batch, out),
     }

@@ -8,6 +8,8 @@ use crate::simd::{self, Kernels};
 pub enum Isa {
     /// x86-64 with AVX-512 and AMX: matrix products on tiles of `bf16`, three of them for one of `f32`.
     Amx,
+    /// x86-64 with AVX-512 and its BF16: as [`Isa::Avx512`], and dot products of `bf16` where that precision is asked for.
+    Avx512Bf16,
     /// x86-64 with AVX-512F: 16 lanes, 32 registers.
     Avx512,
     /// x86-64 with AVX2, FMA and F16C: 8 lanes, 16 registers.
@@ -16,6 +18,10 @@ pub enum Isa {
     Neon,
     /// Plain Rust, vectorised as far as the compiler finds it.
     Scalar,
+    /// What [`Isa::Amx`] computes, in plain Rust: for tests.
+    ScalarAmx,
+    /// What [`Isa::Avx512Bf16`] computes, in plain Rust: for tests.
+    ScalarBf16,
 }
 
 thread_local! {
@@ -23,9 +29,10 @@ thread_local! {
 }
 
 impl Isa {
-    /// Every set that this machine has, best first; the last is always [`Isa::Scalar`].
+    /// Every set that this machine has, best first, and behind [`Isa::Scalar`] those for tests.
     pub fn available() -> Vec<Isa> {
-        [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Scalar]
+        use Isa::{Amx, Avx2, Avx512, Avx512Bf16, Neon, Scalar, ScalarAmx, ScalarBf16};
+        [Amx, Avx512Bf16, Avx512, Avx2, Neon, Scalar, ScalarAmx, ScalarBf16]
             .into_iter()
             .filter(|isa| isa.kernels().is_some())
             .collect()
@@ -58,17 +65,27 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Amx => "amx",
+            Isa::Avx512Bf16 => "avx512-bf16",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Neon => "neon",
             Isa::Scalar => "scalar",
+            Isa::ScalarAmx => "scalar-amx",
+            Isa::ScalarBf16 => "scalar-bf16",
         }
+    }
+
+    /// The set of this name, where the machine has it.
+    pub fn named(name: &str) -> Option<Isa> {
+        Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
     fn kernels(self) -> Option<&'static Kernels> {
         match self {
             #[cfg(target_arch = "x86_64")]
             Isa::Amx if simd::amx::available() => Some(&simd::amx::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 if simd::avx512_bf16::available() => Some(&simd::avx512_bf16::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 if std::is_x86_feature_detected!("avx512f") => Some(&simd::avx512::KERNELS),
             #[cfg(target_arch = "x86_64")]
@@ -82,12 +99,14 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon if std::arch::is_aarch64_feature_detected!("neon") => Some(&simd::neon::KERNELS),
             Isa::Scalar => Some(&simd::scalar::KERNELS),
+            Isa::ScalarAmx => Some(&simd::scalar_units::AMX),
+            Isa::ScalarBf16 => Some(&simd::scalar_units::DOTS),
             _ => None,
         }
     }
 }
 
-/// Name of the instruction set in use: "amx", "avx512", "avx2", "neon" or "scalar".
+/// Name of the instruction set in use: see [`Isa::name`].
 pub fn isa() -> &'static str {
     Isa::current().name()
 }

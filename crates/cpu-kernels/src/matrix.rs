@@ -8,7 +8,7 @@ use crate::{Precision, Weight};
 pub(crate) enum Matrix {
     /// For multiply-adds on registers.
     Packed(Packed),
-    /// For a matrix unit.
+    /// For a unit that multiplies `bf16`.
     Split(&'static Kernels, SplitWeights),
 }
 
@@ -22,7 +22,7 @@ impl Matrix {
         inner: usize,
         taps: usize,
     ) -> Self {
-        match kernels.unit {
+        match kernels.unit(precision) {
             Some(unit) => {
                 let weights = SplitWeights::new(unit, Terms::of(precision), weight, n, inner, taps);
                 Matrix::Split(kernels, weights)
@@ -62,7 +62,7 @@ impl Matrix {
         n: usize,
         k: usize,
     ) -> usize {
-        match kernels.unit {
+        match kernels.unit(precision) {
             Some(_) => SplitWeights::packed_bytes(Terms::of(precision), stored_bytes, n, k),
             None => (n.next_multiple_of(kernels.panel()) * k * stored_bytes).next_multiple_of(size_of::<f32>()),
         }

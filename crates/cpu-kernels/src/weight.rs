@@ -69,7 +69,7 @@ impl Precision {
     pub fn is_available(self) -> bool {
         match self {
             Precision::F32 => true,
-            Precision::Bf16 => isa::kernels().unit.is_some(),
+            Precision::Bf16 => isa::kernels().unit(self).is_some(),
         }
     }
 }

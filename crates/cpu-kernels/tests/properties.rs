@@ -130,7 +130,7 @@ fn the_bytes_of_packed_weights_are_foreseen() {
             check(co, ci, small, 1, Winograd4);
         }
         // Without a matrix unit 36 floats for a pair of channels, and above 640 x 1280 pairs 16.
-        let (few, many) = if isa == Isa::Amx { (18.0, 18.0) } else { (144.0, 64.0) };
+        let (few, many) = if matches!(isa, Isa::Amx | Isa::ScalarAmx) { (18.0, 18.0) } else { (144.0, 64.0) };
         assert!((few..1.1 * few).contains(&check(640, 640, small, 1, Auto)));
         assert!((many..1.1 * many).contains(&check(1024, 1024, small, 1, Auto)));
         assert!((18.0..20.0).contains(&check(1024, 1024, small, 1, Gemm)));

@@ -88,12 +88,13 @@ fn precision(kind: DeviceKind, args: &Args) -> anyhow::Result<Precision> {
     };
     match (kind, asked) {
         (_, None | Some(Precision::F32)) => Ok(Precision::F32),
-        (DeviceKind::Cpu, Some(asked)) => {
+        (DeviceKind::Cpu, Some(Precision::F16)) => {
             bail!(
-                "--precision {}: on a CPU only f32 is computed; leave the flag out (16-bit weights stay 16-bit in memory)",
-                asked.as_str()
+                "--precision f16: a CPU computes in f32, or in bf16 where it can; leave the flag out (16-bit weights stay 16-bit in memory)"
             )
         }
+        // Whether the processor has it is the device's to say.
+        (DeviceKind::Cpu, Some(Precision::Bf16)) => Ok(Precision::Bf16),
         (DeviceKind::Cuda | DeviceKind::Metal, Some(asked)) => Ok(asked),
     }
 }
@@ -106,7 +107,12 @@ fn device(kind: DeviceKind, args: &Args, precision: Precision) -> anyhow::Result
                 bail!("--device {index}: there is one CPU, number 0");
             }
             let threads = Some(args.worker.threads_or_all());
-            Ok(Device::cpu(CpuOptions { threads, low_memory: args.worker.low_memory, ..CpuOptions::default() })?)
+            let precision = match precision {
+                Precision::Bf16 => diffusion::ops::Precision::Bf16,
+                Precision::F32 | Precision::F16 => diffusion::ops::Precision::F32,
+            };
+            Device::cpu(CpuOptions { threads, low_memory: args.worker.low_memory, precision })
+                .context("this processor cannot serve")
         }
         DeviceKind::Cuda => cuda(index, precision),
         DeviceKind::Metal => metal(index, precision, args.use_flash_attn),

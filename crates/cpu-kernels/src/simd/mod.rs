@@ -4,6 +4,8 @@
 //! `#[inline(always)]` function over `V: Vector`; its instance is a function with `#[target_feature]` into which all of it is
 //! inlined (as in memchr). Nothing in here knows of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512_terms;
 mod finish;
 mod math;
 mod rows;
@@ -17,15 +19,18 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_bf16;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod scalar;
+pub(crate) mod scalar_units;
 
 pub(crate) use finish::Emit;
 pub(crate) use tile::Tile;
 pub(crate) use units::{Multiply, Pair, Split, Unit};
 
-use crate::Activation;
+use crate::{Activation, Precision};
 
 /// The largest [`Vector::LANES`].
 pub(crate) const MAX_LANES: usize = 16;
@@ -101,7 +106,7 @@ pub(crate) struct Kernels {
     pub(crate) panel_vectors: usize,
     /// `Vector::ROWS`.
     pub(crate) rows: [usize; 5],
-    /// The matrix unit, where there is one.
+    /// What multiplies `bf16`, where there is such a thing; see [`Kernels::unit`].
     pub(crate) unit: Option<&'static Unit>,
     pub(crate) tile: unsafe fn(&Tile),
     pub(crate) emit: unsafe fn(&Emit),
@@ -132,6 +137,11 @@ impl Kernels {
     /// Floats in a row of a packed panel.
     pub(crate) fn panel(&self) -> usize {
         self.panel_vectors * self.lanes
+    }
+
+    /// The unit that products of this precision are made on; `None` for registers of `f32`.
+    pub(crate) fn unit(&self, precision: Precision) -> Option<&'static Unit> {
+        self.unit.filter(|unit| precision == Precision::Bf16 || unit.multiplies_f32)
     }
 }
 

@@ -1,49 +1,47 @@
 //! The fallback in plain Rust, and the twin that the others are tested against at the same width of thought.
 
-const LANES: usize = 4;
-
 #[derive(Clone, Copy)]
-pub(super) struct Lanes([f32; LANES]);
+pub(super) struct Lanes<const N: usize>([f32; N]);
 
-impl Lanes {
+impl<const N: usize> Lanes<N> {
     #[inline(always)]
     fn map(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         let mut out = self.0;
-        for i in 0..LANES {
+        for i in 0..N {
             out[i] = f(self.0[i], other.0[i]);
         }
         Self(out)
     }
 }
 
-impl Vector for Lanes {
-    const LANES: usize = LANES;
+impl<const N: usize> Vector for Lanes<N> {
+    const LANES: usize = N;
     const PANEL: usize = 2;
     const ROWS: [usize; 5] = [0, 8, 4, 3, 2];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
-        Self([x; LANES])
+        Self([x; N])
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller promises LANES readable floats.
-        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+        Self(unsafe { from.cast::<[f32; N]>().read_unaligned() })
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises room for LANES floats.
-        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+        unsafe { to.cast::<[f32; N]>().write_unaligned(self.0) }
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: the caller promises LANES readable halves.
-        Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| half::f16::from_bits(bits).to_f32()))
+        Self(unsafe { from.cast::<[u16; N]>().read_unaligned() }.map(|bits| half::f16::from_bits(bits).to_f32()))
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
         // SAFETY: the caller promises LANES readable halves.
-        Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+        Self(unsafe { from.cast::<[u16; N]>().read_unaligned() }.map(|bits| f32::from_bits(u32::from(bits) << 16)))
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -86,7 +84,14 @@ impl Vector for Lanes {
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
-        (self.0[0] + self.0[2]) + (self.0[1] + self.0[3])
+        let (mut lanes, mut half) = (self.0, N / 2);
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+            half /= 2;
+        }
+        lanes[0]
     }
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
@@ -94,4 +99,11 @@ impl Vector for Lanes {
     }
 }
 
-super::instantiate!(Lanes);
+super::instantiate!(Lanes<4>);
+
+/// Panels as wide as those of AVX-512, for the twins of its units.
+pub(super) mod wide {
+    use super::Lanes;
+
+    crate::simd::instantiate!(Lanes<16>);
+}

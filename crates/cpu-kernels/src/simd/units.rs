@@ -1,8 +1,10 @@
-//! What a matrix unit has to offer: products of small tiles of `bf16`, summed in `f32`.
+//! What a unit that multiplies `bf16` has to offer: products of small tiles of `bf16`, summed in `f32`.
 use crate::split::Terms;
 
-/// The functions of one matrix unit. `# Safety` of each: the machine has it, and pointers are good for what is said below.
+/// The functions of one unit. `# Safety` of each: the machine has it, and pointers are good for what is said below.
 pub(crate) struct Unit {
+    /// Whether three of its products, which make one of `f32`, are faster than a product of `f32` on registers.
+    pub(crate) multiplies_f32: bool,
     /// Called on a thread before its first product.
     pub(crate) configure: unsafe fn(),
     /// Called on it after its last.

@@ -10,7 +10,7 @@ pub fn on_every_isa(test: impl Fn(Isa)) {
 
 /// Largest error allowed, as a share of the root mean square of what is wanted. A matrix unit's products are right to 2^-16.
 pub fn tolerance(isa: Isa) -> f64 {
-    if isa == Isa::Amx { 4e-5 } else { 1e-5 }
+    if matches!(isa, Isa::Amx | Isa::ScalarAmx) { 4e-5 } else { 1e-5 }
 }
 
 /// Uniform in -1..1, from xorshift.

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cpu_kernels::{ConvAlgorithm, Precision};
+use cpu_kernels::{ConvAlgorithm, Isa, Precision};
 
 use super::buffer::{Buffer, BufferPool, Memory};
 #[cfg(feature = "candle")]
@@ -26,7 +26,7 @@ pub enum Device {
     Candle(CandleDevice),
 }
 
-/// A processor: its threads and the memory of its activations.
+/// A processor: its threads, its instruction set (the one in use where it is made) and the memory of its activations.
 #[derive(Debug, Clone)]
 pub struct CpuDevice {
     shared: Arc<Shared>,
@@ -47,6 +47,7 @@ pub struct CpuOptions {
 #[derive(Debug)]
 struct Shared {
     threads: rayon::ThreadPool,
+    isa: Isa,
     buffers: Arc<BufferPool>,
     low_memory: bool,
     precision: Precision,
@@ -62,7 +63,7 @@ impl Device {
     pub fn cpu(options: CpuOptions) -> Result<Self> {
         let CpuOptions { threads, low_memory, precision } = options;
         if !precision.is_available() {
-            let reason = "it cannot multiply in bf16, which takes AMX or AVX-512 BF16; leave --precision at f32".into();
+            let reason = "it cannot multiply in bf16, which takes AMX or AVX-512 with BF16; leave --precision at f32".into();
             return Err(Error::Device { device: "cpu".into(), reason });
         }
         let wanted = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1);
@@ -71,8 +72,9 @@ impl Device {
             .thread_name(|index| format!("diffusion-{index}"))
             .build()
             .map_err(|error| Error::Device { device: "cpu".into(), reason: format!("{wanted} threads: {error}") })?;
-        let (buffers, weights) = (Arc::default(), AtomicU64::new(0));
-        Ok(Device::Cpu(CpuDevice { shared: Arc::new(Shared { threads, buffers, low_memory, precision, weights }) }))
+        let (buffers, weights, isa) = (Arc::default(), AtomicU64::new(0), Isa::current());
+        let shared = Shared { threads, isa, buffers, low_memory, precision, weights };
+        Ok(Device::Cpu(CpuDevice { shared: Arc::new(shared) }))
     }
 
     /// NVIDIA's GPU number `index`, counted from 0; the networks compute in `dtype`.
@@ -169,7 +171,7 @@ impl Device {
     /// directly runs on whichever rayon pool is current otherwise. Nesting costs nothing.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {
-            Device::Cpu(cpu) => cpu.shared.threads.install(work),
+            Device::Cpu(cpu) => cpu.shared.threads.install(|| cpu.shared.isa.with(work)),
             #[cfg(feature = "candle")]
             Device::Candle(_) => work(),
         }
