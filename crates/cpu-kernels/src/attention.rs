@@ -12,8 +12,6 @@ use crate::simd::{Kernels, SoftmaxBlock};
 use crate::split::{self, Terms};
 use crate::{Precision, isa};
 
-/// Keys whose scores are held at once: with a panel of queries they lie in the first cache.
-const KEY_BLOCK: usize = 128;
 /// Queries that go through the keys together.
 const QUERY_BLOCK: usize = 64;
 
@@ -199,7 +197,8 @@ impl Shape {
     }
 
     fn work_len(&self) -> usize {
-        QUERY_BLOCK.div_ceil(self.kernels.panel()) * self.panel_len() + KEY_BLOCK * self.kernels.panel()
+        QUERY_BLOCK.div_ceil(self.kernels.panel()) * self.panel_len()
+            + self.kernels.blocking.keys * self.kernels.panel()
     }
 
     fn panel<'w>(&self, work: &'w mut [f32], i: usize) -> Panel<'w> {
@@ -244,8 +243,8 @@ impl Shape {
             panel.out.fill(0.0);
         }
         let seen = if self.causal { self.kv_len.min(block.end) } else { self.kv_len };
-        for first in (0..seen).step_by(KEY_BLOCK) {
-            let count = KEY_BLOCK.min(seen - first);
+        for first in (0..seen).step_by(kernels.blocking.keys) {
+            let count = kernels.blocking.keys.min(seen - first);
             for i in 0..panels {
                 let panel = self.panel(work, i);
                 let product = |rows, k, a: &[f32], lda, b: &[f32], c: &mut [f32], add: bool| {

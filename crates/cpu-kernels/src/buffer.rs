@@ -5,11 +5,15 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 const ALIGN: usize = 64;
+/// From this size on memory is asked for in huge pages.
+const LARGE: usize = 4 << 20;
 
 /// A zeroed, fixed-length slice of `f32` that starts on a cache line: vector loads from it never straddle two.
 pub struct Buffer {
     start: NonNull<f32>,
     len: usize,
+    /// What the allocator gave; `start` lies within it.
+    block: *mut u8,
 }
 
 // SAFETY: a Buffer owns its memory alone, as a Vec<f32> does.
@@ -21,19 +25,47 @@ impl Buffer {
     /// `len` zeros. Aborts the process where memory is short, as `Vec` does.
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self { start: NonNull::<Line>::dangling().cast(), len };
+            return Self { start: NonNull::<Line>::dangling().cast(), len, block: std::ptr::null_mut() };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
+        let block = unsafe { alloc_zeroed(layout) };
+        if block.is_null() {
+            handle_alloc_error(layout);
+        }
+        let start = block.map_addr(|at| at.next_multiple_of(ALIGN));
         let Some(start) = NonNull::new(start.cast::<f32>()) else { handle_alloc_error(layout) };
-        Self { start, len }
+        let buffer = Self { start, len, block };
+        advise_huge_pages(&buffer);
+        buffer
     }
 
+    /// With room to move the start to a cache line: for a larger alignment the allocator would write all the zeros itself,
+    /// instead of taking pages that the system has zeroed, one by one as they are used.
     fn layout(len: usize) -> Layout {
-        let bytes = len.checked_mul(size_of::<f32>()).expect("a slice's length in bytes fits usize");
-        Layout::from_size_align(bytes, ALIGN).expect("64 is a power of two and the size was asked for by a slice")
+        let bytes = len.checked_mul(size_of::<f32>()).and_then(|bytes| bytes.checked_add(ALIGN));
+        let bytes = bytes.expect("a slice's length in bytes fits usize");
+        Layout::from_size_align(bytes, align_of::<f32>()).expect("the size was asked for by a slice")
     }
+}
+
+/// Asks the system for huge pages behind large memory, best before it is written for the first time. Kernels read many places
+/// at once (the rows of a panel, Winograd's 36 matrices), more than the processor remembers the 4 KiB pages of. Where the
+/// system has none, nothing happens.
+pub fn advise_huge_pages<T>(memory: &[T]) {
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        let start = memory.as_ptr();
+        let first = start.addr().next_multiple_of(PAGE);
+        let end = (start.addr() + size_of_val(memory)) / PAGE * PAGE;
+        if end.saturating_sub(first) >= LARGE {
+            // SAFETY: advice about whole pages of memory that the caller owns; what they hold does not change.
+            unsafe { libc::madvise(start.with_addr(first).cast_mut().cast(), end - first, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
 }
 
 #[repr(align(64))]
@@ -43,7 +75,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: allocated in `zeroed` with this layout.
-            unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
+            unsafe { dealloc(self.block, Self::layout(self.len)) };
         }
     }
 }

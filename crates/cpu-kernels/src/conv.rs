@@ -2,7 +2,7 @@ use crate::buffer::{Buffer, scratch};
 use crate::gemm::{Output, RowSource, Strided, padded};
 use crate::linear::padded_bias;
 use crate::matrix::Matrix;
-use crate::winograd::{Maps, Winograd};
+use crate::winograd::{MANY_PAIRS, Maps, Winograd};
 use crate::{Activation, Precision, Weight, isa};
 
 /// A two-dimensional convolution over channels-last maps, its weights packed once.
@@ -24,7 +24,8 @@ pub enum ConvAlgorithm {
     Auto,
     /// A matrix product over patches that are gathered block by block. Weights keep their stored type.
     Gemm,
-    /// Winograd's F(2 x 2, 3 x 3), only for 3 x 3 at stride 1: 16/9 of the weights in `f32`, 4/9 of the multiplications.
+    /// Winograd's F(2 x 2, 3 x 3), only for 3 x 3 at stride 1: 16/9 of the weights, 4/9 of the multiplications. In layers of more
+    /// than 640 by 1920 channels the weights are `f16`.
     Winograd2,
     /// Winograd's F(4 x 4, 3 x 3), only for 3 x 3 at stride 1: 4 times the weights in `f32`, 1/4 of the multiplications.
     Winograd4,
@@ -34,9 +35,6 @@ enum Weights {
     Gemm(Matrix),
     Winograd(Winograd),
 }
-
-/// Pairs of channels up to which F(4 x 4) is chosen: its weights then take 144 bytes each, 113 MiB at most.
-const WINOGRAD4_PAIRS: usize = 640 * 1280;
 
 impl Conv2d {
     /// Packs a weight of shape `(out_channels, in_channels, kernel.0, kernel.1)`; `padding` is zeros at the top, left, bottom and
@@ -105,7 +103,7 @@ impl Conv2d {
         let inputs = kernel.0 * kernel.1 * in_channels;
         let weights = match algorithm.tile(out_channels, in_channels, kernel, stride, precision) {
             None => Matrix::packed_bytes(kernels, precision, stored_bytes, out_channels, inputs),
-            Some(tile) => (tile * tile * outputs + 1) * in_channels * size_of::<f32>(),
+            Some(tile) => Winograd::packed_bytes(kernels, out_channels, in_channels, tile),
         };
         weights + outputs * size_of::<f32>()
     }
@@ -205,17 +203,15 @@ impl ConvAlgorithm {
         precision: Precision,
     ) -> Option<usize> {
         let fits = kernel == (3, 3) && stride == 1;
-        let few = out_channels * in_channels <= WINOGRAD4_PAIRS;
-        let kernels = isa::kernels();
         let tile = match self {
             // A matrix unit multiplies faster than the transforms could be made.
-            Self::Auto if kernels.unit(Precision::F32).is_some() => None,
-            // With few channels the transforms cost more than they save.
-            Self::Auto if !fits || in_channels < 16 || out_channels < 16 => None,
-            // In f32 with either precision: a quarter of the products beats half of their time, and keeps their digits.
-            Self::Auto if few => Some(6),
-            // Half the time by products of bf16, and four ninths by F(2 x 2), which has transforms and four times the bytes.
-            Self::Auto if kernels.unit(precision).is_some() => None,
+            Self::Auto if isa::kernels().unit(Precision::F32).is_some() => None,
+            // With few channels the transforms cost more than they save; with few outputs they are a fifth of a panel's products.
+            Self::Auto if !fits || in_channels < 16 || (out_channels < 16 && in_channels < 64) => None,
+            // With either precision: a quarter of the products beats half of their time, and keeps their digits.
+            Self::Auto if out_channels * in_channels <= MANY_PAIRS => Some(6),
+            // Half the time by products of bf16, and four ninths by F(2 x 2), which has transforms and twice the bytes.
+            Self::Auto if isa::kernels().unit(precision).is_some() => None,
             Self::Auto => Some(4),
             Self::Gemm => None,
             Self::Winograd2 => Some(4),

@@ -3,6 +3,8 @@
 //! Blocks as in GotoBLAS (Goto and van de Geijn, 2008): a block of the weights' inputs stays in the second cache while the rows
 //! go by, one panel of it in the first; see also BLIS. Rows are read where they stand, since broadcasts need no packing, or are
 //! gathered into a block by the source (convolutions).
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::Activation;
@@ -10,12 +12,6 @@ use crate::buffer::{Shared, scratch};
 use crate::pack::Packed;
 use crate::simd::{Kernels, MAX_LANES, MAX_ROWS, Tile};
 
-/// Inputs that are multiplied in one go: 14 rows and a panel of that many lie in the first cache.
-const INPUT_BLOCK: usize = 384;
-/// Rows of a block that is used against a group of panels while it is in the second cache.
-const ROW_BLOCK: usize = 56;
-/// Panels whose blocks lie in the second cache together.
-const PANEL_GROUP: usize = 16;
 /// Multiplications below which waking another thread costs more than it saves: some microseconds' worth.
 pub(crate) const SMALL_WORK: usize = 1 << 18;
 /// The widest tile, in floats.
@@ -106,7 +102,7 @@ pub(crate) fn gemm<S: RowSource>(
     }
     // Blocks never straddle two groups where those differ in their bias.
     let (groups, group_rows) = if out.bias.len() == padded_n { (1, m) } else { (groups, group_rows) };
-    let rows = Blocks::new(group_rows, ROW_BLOCK);
+    let rows = Blocks::new(group_rows, b.kernels.blocking.rows);
     let blocks = groups * rows.count;
     let (row_tasks, panel_tasks) = split(blocks, b.panels(), m * b.n * b.k);
     let product = Product { source, b, rows, y: Shared::new(y), out };
@@ -147,6 +143,12 @@ pub(crate) fn share_out(count: usize, task: impl Fn(usize) + Send + Sync) {
     }
 }
 
+/// A range cut into parts of `len`, the last of them shorter.
+fn parts(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(len).map(move |first| first..end.min(first + len))
+}
+
 /// A range cut into blocks of nearly equal size.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks {
@@ -159,7 +161,7 @@ impl Blocks {
         Self { len, count: len.div_ceil(at_most) }
     }
 
-    pub(crate) fn range(self, i: usize) -> std::ops::Range<usize> {
+    pub(crate) fn range(self, i: usize) -> Range<usize> {
         self.len * i / self.count..self.len * (i + 1) / self.count
     }
 
@@ -179,15 +181,19 @@ struct Product<'a, S> {
 impl<S: RowSource> Product<'_, S> {
     /// # Safety
     /// Nobody else touches these rows and columns of `y`.
-    unsafe fn part(&self, blocks: std::ops::Range<usize>, panels: std::ops::Range<usize>) {
+    unsafe fn part(&self, blocks: Range<usize>, panels: Range<usize>) {
         let (b, kernels, width) = (self.b, self.b.kernels, self.b.kernels.panel());
-        let inputs = Blocks::new(b.k.max(1), INPUT_BLOCK);
+        let blocking = kernels.blocking;
+        let inputs = Blocks::new(b.k.max(1), blocking.inputs);
         let kc_most = inputs.largest();
-        let mut wide = scratch(if b.is_narrow() { PANEL_GROUP.min(panels.len()) * kc_most * width } else { 0 });
+        let mut wide = scratch(if b.is_narrow() { blocking.panels.min(panels.len()) * kc_most * width } else { 0 });
         let mut gathered = scratch(self.source.scratch_len(self.rows.largest(), kc_most));
         let padded_n = b.panels() * width;
-        for first in panels.clone().step_by(PANEL_GROUP) {
-            let group = first..panels.end.min(first + PANEL_GROUP);
+        let groups = parts(panels, blocking.panels);
+        let held = (blocking.held_rows / blocking.rows).max(1);
+        for (group, blocks) in
+            groups.flat_map(|group| parts(blocks.clone(), held).map(move |held| (group.clone(), held)))
+        {
             for step in 0..inputs.count {
                 let k = inputs.range(step);
                 let (k0, kc) = if b.k == 0 { (0, 0) } else { (k.start, k.len()) };
@@ -272,35 +278,34 @@ impl Strip {
     /// registers, `addend` and `c` for rows x cols.
     pub(crate) unsafe fn multiply(&self, kernels: &Kernels) {
         let vectors = self.cols.div_ceil(kernels.lanes);
-        let ragged = self.cols != vectors * kernels.lanes;
-        let tiles = Blocks::new(self.rows, kernels.rows[vectors]);
-        for i in 0..tiles.count {
-            let range = tiles.range(i);
-            // SAFETY: the tile lies within the strip.
+        let tile = Tile {
+            vectors,
+            rows: self.rows,
+            k: self.k,
+            a: self.a,
+            lda: self.lda,
+            b: self.b,
+            ldb: self.ldb,
+            bias: self.bias,
+            addend: self.addend,
+            ld_addend: self.ld_addend,
+            c: self.c,
+            ldc: self.ldc,
+        };
+        if self.cols == vectors * kernels.lanes {
+            // SAFETY: the caller's promise.
+            unsafe { (kernels.tiles)(&tile) };
+            return;
+        }
+        for first in (0..self.rows).step_by(kernels.rows[vectors]) {
+            let mut tile = tile;
+            tile.rows = kernels.rows[vectors].min(self.rows - first);
+            // SAFETY: the tile lies within the strip; a null addend is not read.
             unsafe {
-                let mut tile = Tile {
-                    vectors,
-                    rows: range.len(),
-                    k: self.k,
-                    a: self.a.add(range.start * self.lda),
-                    lda: self.lda,
-                    b: self.b,
-                    ldb: self.ldb,
-                    bias: self.bias,
-                    addend: self.addend.wrapping_add(if self.addend.is_null() {
-                        0
-                    } else {
-                        range.start * self.ld_addend
-                    }),
-                    ld_addend: self.ld_addend,
-                    c: self.c.add(range.start * self.ldc),
-                    ldc: self.ldc,
-                };
-                if ragged {
-                    self.multiply_ragged(kernels, &mut tile);
-                } else {
-                    (kernels.tile)(&tile);
-                }
+                tile.a = self.a.add(first * self.lda);
+                tile.addend = self.addend.wrapping_add(if self.addend.is_null() { 0 } else { first * self.ld_addend });
+                tile.c = self.c.add(first * self.ldc);
+                self.multiply_ragged(kernels, tile);
             }
         }
     }
@@ -309,7 +314,7 @@ impl Strip {
     ///
     /// # Safety
     /// As [`Strip::multiply`].
-    unsafe fn multiply_ragged(&self, kernels: &Kernels, tile: &mut Tile) {
+    unsafe fn multiply_ragged(&self, kernels: &Kernels, mut tile: Tile) {
         let mut copy = [0.0f32; MAX_ROWS * MAX_PANEL];
         let ld = tile.vectors * kernels.lanes;
         let (c, ldc) = (tile.c, tile.ldc);
@@ -325,7 +330,7 @@ impl Strip {
             }
             tile.c = copy.as_mut_ptr();
             tile.ldc = ld;
-            (kernels.tile)(tile);
+            (kernels.tiles)(&tile);
             for i in 0..tile.rows {
                 std::ptr::copy_nonoverlapping(copy.as_ptr().add(i * ld), c.add(i * ldc), self.cols);
             }

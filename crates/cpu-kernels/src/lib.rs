@@ -28,7 +28,7 @@ mod weight;
 mod winograd;
 
 pub use attention::{Rows, attention};
-pub use buffer::Buffer;
+pub use buffer::{Buffer, advise_huge_pages};
 pub use conv::{Conv2d, ConvAlgorithm};
 pub use elementwise::{activate, add, concat_channels, nchw_to_nhwc, nhwc_to_nchw, softmax, upsample_nearest, widen};
 pub use isa::{Isa, isa};

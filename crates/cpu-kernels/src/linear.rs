@@ -14,9 +14,6 @@ pub struct Linear {
     bias: Buffer,
 }
 
-/// Rows that are taken through one pair of panels before the next, when GEGLU is fused.
-const GEGLU_ROWS: usize = 56;
-
 impl Linear {
     /// Packs a weight of shape `(out_features, in_features)`, in its stored type, for the instruction set in use.
     ///
@@ -101,7 +98,7 @@ impl Linear {
                 return;
             }
         };
-        let blocks = Blocks::new(rows, GEGLU_ROWS);
+        let blocks = Blocks::new(rows, kernels.blocking.rows);
         let pairs = inner / kernels.panel();
         let (row_tasks, pair_tasks) = split(blocks.count, pairs, rows * n * packed.k);
         let y = Shared::new(y);
@@ -131,6 +128,7 @@ impl Linear {
         let (k, inner) = (packed.k, packed.n / 2);
         let half = inner / width;
         let rows = blocks.largest();
+        let inputs = Blocks::new(k, kernels.blocking.inputs);
         let mut wide = scratch(if packed.is_narrow() { 2 * GROUP * k * width } else { 0 });
         let mut tiles = scratch(2 * rows * width);
         let (tile_a, tile_gate) = tiles.split_at_mut(rows * width);
@@ -155,22 +153,27 @@ impl Linear {
                         } else {
                             packed.panel(panel, 0)
                         };
-                        let strip = Strip {
-                            rows: range.len(),
-                            cols: width,
-                            k,
-                            a: x[range.start * k..range.end * k].as_ptr(),
-                            lda: k,
-                            b,
-                            ldb: width,
-                            bias: self.bias[panel * width..].as_ptr(),
-                            addend: std::ptr::null(),
-                            ld_addend: 0,
-                            c: c.as_mut_ptr(),
-                            ldc: width,
-                        };
-                        // SAFETY: the rows of x are there, the tile has room for a block of rows.
-                        unsafe { strip.multiply(kernels) };
+                        for step in 0..inputs.count {
+                            let part = inputs.range(step);
+                            let first = step == 0;
+                            let null = std::ptr::null();
+                            let strip = Strip {
+                                rows: range.len(),
+                                cols: width,
+                                k: part.len(),
+                                a: x[range.start * k + part.start..range.end * k].as_ptr(),
+                                lda: k,
+                                b: b.wrapping_add(part.start * width),
+                                ldb: width,
+                                bias: if first { self.bias[panel * width..].as_ptr() } else { null },
+                                addend: if first { null } else { c.as_ptr() },
+                                ld_addend: width,
+                                c: c.as_mut_ptr(),
+                                ldc: width,
+                            };
+                            // SAFETY: the rows of x are there, the tile has room for a block of rows.
+                            unsafe { strip.multiply(kernels) };
+                        }
                     }
                     // SAFETY: rows `range` and columns of panel p of y are ours.
                     unsafe {

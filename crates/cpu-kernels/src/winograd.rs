@@ -5,6 +5,8 @@
 //! once, so that what lies between stays in the cache.
 use std::ops::Range;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::Weight;
@@ -12,10 +14,32 @@ use crate::buffer::{Buffer, Scratch, Shared, scratch};
 use crate::gemm::{Blocks, Output, SMALL_WORK, Strip, padded, share_out};
 use crate::simd::{InputTile, Kernels, OutputTile};
 
-/// Panels whose products are held before they are transformed back.
-const PANEL_GROUP: usize = 5;
+/// Outputs whose products are held before they are transformed back.
+const GROUP: usize = 160;
+/// Tiles of a block where there are few channels: then the transformed weights nearly fit in the second cache beside it.
+const SMALL_BLOCK: usize = 56;
 /// Input channels up to which blocks of tiles are small.
 const SMALL_CHANNELS: usize = 160;
+
+/// Whether transformed weights are kept in half precision: where they are many, because reading them takes longer than
+/// multiplying. F(2 x 2) keeps 69 dB so; F(4 x 4), whose transforms cancel more, would keep 46.
+fn is_narrow(co: usize, ci: usize, tile: usize) -> bool {
+    tile == 4 && co * ci > MANY_PAIRS
+}
+
+/// The largest of the weights that are finite.
+fn largest(weight: Weight<'_>) -> f32 {
+    let one = |i: usize| Some(weight.at(i).abs()).filter(|x| x.is_finite()).unwrap_or(0.0);
+    (0..weight.len()).into_par_iter().with_min_len(1 << 16).map(one).reduce(|| 0.0, f32::max)
+}
+
+/// The least n with `x < 2^n`, for numbers that are not subnormal; 0 for those that are.
+fn exponent(x: f32) -> i32 {
+    if x.is_normal() { (x.to_bits() >> 23) as i32 - 126 } else { 0 }
+}
+
+/// Pairs of channels above which a layer has many weights: at 144 bytes each, those of F(4 x 4) would take more than 177 MB.
+pub(crate) const MANY_PAIRS: usize = 640 * 1920;
 
 /// A 3 x 3 kernel's transformed weights.
 pub(crate) struct Winograd {
@@ -25,9 +49,16 @@ pub(crate) struct Winograd {
     ci: usize,
     co: usize,
     /// For each element of a tile, panels of `ci x width`.
-    u: Buffer,
+    u: Stored,
     /// What pixels in the padding are read from.
     zeros: Buffer,
+}
+
+/// Transformed weights.
+enum Stored {
+    F32(Buffer),
+    /// Two in the place of a float, times `2^exponent` so that the least of them are no subnormal numbers.
+    F16(Buffer, i32),
 }
 
 /// The maps of one call.
@@ -47,30 +78,60 @@ impl Winograd {
     pub(crate) fn new(kernels: &'static Kernels, weight: Weight<'_>, co: usize, ci: usize, tile: usize) -> Self {
         let (width, elements) = (kernels.panel(), tile * tile);
         let panels = co.div_ceil(width);
-        let mut u = Buffer::zeroed(elements * panels * ci * width);
+        let narrow = is_narrow(co, ci, tile);
+        let len = elements * panels * ci * width;
+        let mut u = Buffer::zeroed(if narrow { len / 2 } else { len });
+        // No transformed weight is larger than the largest weight: both sums of G's rows are at most 1.
+        let exponent = if narrow { (14 - exponent(largest(weight))).clamp(-100, 100) } else { 0 };
+        let factor = 2f32.powi(exponent);
         let to = Shared::new(&mut u);
         (0..panels).into_par_iter().for_each(|p| {
             let mut side_by_side = scratch(9 * width);
             side_by_side.fill(0.0);
+            let mut transformed = scratch(elements * width);
             for i in 0..ci {
                 for j in 0..width.min(co - p * width) {
                     let from = ((p * width + j) * ci + i) * 9;
                     for tap in 0..9 {
-                        side_by_side[tap * width + j] = weight.at(from + tap);
+                        side_by_side[tap * width + j] = weight.at(from + tap) * factor;
                     }
                 }
-                // SAFETY: row i of panel p of every element is ours alone and within u.
+                let (row, stride) = ((p * ci + i) * width, panels * ci * width);
+                // SAFETY: row i of panel p of every element is ours alone and within u, a float for one or for two numbers.
                 unsafe {
-                    let u = to.get().add((p * ci + i) * width);
-                    (kernels.winograd_weight)(tile, side_by_side.as_ptr(), width, u, panels * ci * width);
+                    if narrow {
+                        (kernels.winograd_weight)(tile, side_by_side.as_ptr(), width, transformed.as_mut_ptr(), width);
+                        for (e, from) in transformed.chunks_exact(width).enumerate() {
+                            let to = to.get().cast::<f16>().add(row + e * stride);
+                            std::slice::from_raw_parts_mut(to, width).convert_from_f32_slice(from);
+                        }
+                    } else {
+                        (kernels.winograd_weight)(tile, side_by_side.as_ptr(), width, to.get().add(row), stride);
+                    }
                 }
             }
         });
+        let u = if narrow { Stored::F16(u, exponent) } else { Stored::F32(u) };
         Self { kernels, tile, ci, co, u, zeros: Buffer::zeroed(ci) }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.u) + size_of_val(&*self.zeros)
+        let (Stored::F32(u) | Stored::F16(u, _)) = &self.u;
+        size_of_val(&**u) + size_of_val(&*self.zeros)
+    }
+
+    /// What [`Winograd::bytes`] will be.
+    pub(crate) fn packed_bytes(kernels: &Kernels, co: usize, ci: usize, tile: usize) -> usize {
+        let number = if is_narrow(co, ci, tile) { size_of::<f16>() } else { size_of::<f32>() };
+        tile * tile * co.next_multiple_of(kernels.panel()) * ci * number + ci * size_of::<f32>()
+    }
+
+    /// What takes the products back to their own scale.
+    fn factor(&self) -> f32 {
+        match &self.u {
+            Stored::F32(_) => 1.0,
+            Stored::F16(_, exponent) => 2f32.powi(-exponent),
+        }
     }
 
     /// See `Conv2d::forward`; lengths of x, y and what is in `out` were checked there.
@@ -96,20 +157,28 @@ impl Winograd {
             let largest = tiles.largest();
             let rows = |width: usize| self.tile * self.tile * largest * padded(width);
             let mut v = scratch(rows(self.ci));
-            let mut m = scratch(rows(PANEL_GROUP.min(panels.len()) * self.kernels.panel()));
+            let mut m = scratch(rows((GROUP / self.kernels.panel()).min(panels.len()) * self.kernels.panel()));
+            let mut wide = scratch(match &self.u {
+                Stored::F32(_) => 0,
+                Stored::F16(..) => self.inputs().largest() * self.kernels.panel(),
+            });
             for block in share(tiles.count, row_tasks, task / panel_tasks) {
                 // SAFETY: tasks have different tiles or different panels, so different parts of y.
-                unsafe { call.block(tiles.range(block), panels.clone(), &mut v, &mut m) };
+                unsafe { call.block(tiles.range(block), panels.clone(), &mut v, &mut m, &mut wide) };
             }
         });
+    }
+
+    /// Inputs that are multiplied in one go.
+    fn inputs(&self) -> Blocks {
+        Blocks::new(self.ci, self.kernels.blocking.inputs)
     }
 
     /// How many blocks to make of the tiles, and how many parts of the panels. The weights are read once for each block, so
     /// blocks are large; each part of the panels transforms the input again, which costs a few hundredths.
     fn plan(&self, tiles: usize, threads: usize) -> (usize, usize) {
         let rows = self.kernels.rows[self.kernels.panel_vectors];
-        // Measured: with few channels the transformed weights nearly fit in the second cache beside a small block.
-        let at_most = if self.ci <= SMALL_CHANNELS { 4 * rows } else { 16 * rows };
+        let at_most = if self.ci <= SMALL_CHANNELS { SMALL_BLOCK } else { 16 * rows };
         let blocks = tiles.div_ceil(at_most);
         let wanted = if threads <= 1 { 1 } else { 4 * threads };
         if blocks >= wanted {
@@ -139,12 +208,20 @@ struct Call<'a> {
 impl Call<'_> {
     /// # Safety
     /// Nobody else touches the channels of these panels in these tiles of y.
-    unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>, v: &mut Scratch, m: &mut Scratch) {
+    unsafe fn block(
+        &self,
+        tiles: Range<usize>,
+        panels: Range<usize>,
+        v: &mut Scratch,
+        m: &mut Scratch,
+        wide: &mut Scratch,
+    ) {
         let layer = self.layer;
         let (kernels, width, elements) = (layer.kernels, layer.kernels.panel(), layer.tile * layer.tile);
         let all_panels = layer.co.div_ceil(width);
         let ldv = padded(layer.ci);
         let v_stride = tiles.len() * ldv;
+        let inputs = layer.inputs();
         for (i, tile) in tiles.clone().enumerate() {
             let input = InputTile {
                 tile: layer.tile,
@@ -156,28 +233,43 @@ impl Call<'_> {
             // SAFETY: every pixel has ci floats, and v a row of ldv for each tile and element.
             unsafe { (kernels.winograd_input)(&input) };
         }
-        for first in panels.clone().step_by(PANEL_GROUP) {
-            let group = first..panels.end.min(first + PANEL_GROUP);
+        for first in panels.clone().step_by(GROUP / width) {
+            let group = first..panels.end.min(first + GROUP / width);
             let ldm = padded(group.len() * width);
             let m_stride = tiles.len() * ldm;
             for e in 0..elements {
                 for p in group.clone() {
-                    let strip = Strip {
-                        rows: tiles.len(),
-                        cols: width,
-                        k: layer.ci,
-                        a: v[e * v_stride..].as_ptr(),
-                        lda: ldv,
-                        b: layer.u[(e * all_panels + p) * layer.ci * width..].as_ptr(),
-                        ldb: width,
-                        bias: std::ptr::null(),
-                        addend: std::ptr::null(),
-                        ld_addend: 0,
-                        c: m[e * m_stride + (p - group.start) * width..].as_mut_ptr(),
-                        ldc: ldm,
-                    };
-                    // SAFETY: v has a row of ci for each tile, u a whole panel, m room for a row of the group.
-                    unsafe { strip.multiply(kernels) };
+                    // Without inputs the products are still written, as zeros.
+                    for step in 0..inputs.count.max(1) {
+                        let part = if layer.ci == 0 { 0..0 } else { inputs.range(step) };
+                        let at = ((e * all_panels + p) * layer.ci + part.start) * width;
+                        let b = match &layer.u {
+                            Stored::F32(u) => u[at..at + part.len() * width].as_ptr(),
+                            Stored::F16(u, _) => {
+                                let from = u[at / 2..(at + part.len() * width) / 2].as_ptr();
+                                // SAFETY: both have the part's numbers, a panel being an even number of them.
+                                unsafe { (kernels.widen_f16)(from.cast(), wide.as_mut_ptr(), part.len() * width) };
+                                wide.as_ptr()
+                            }
+                        };
+                        let c = m[e * m_stride + (p - group.start) * width..].as_mut_ptr();
+                        let strip = Strip {
+                            rows: tiles.len(),
+                            cols: width,
+                            k: part.len(),
+                            a: v[e * v_stride + part.start..].as_ptr(),
+                            lda: ldv,
+                            b,
+                            ldb: width,
+                            bias: std::ptr::null(),
+                            addend: if step == 0 { std::ptr::null() } else { c },
+                            ld_addend: ldm,
+                            c,
+                            ldc: ldm,
+                        };
+                        // SAFETY: v has a row of ci for each tile, b the panel's part, m room for a row of the group.
+                        unsafe { strip.multiply(kernels) };
+                    }
                 }
             }
             for (i, tile) in tiles.clone().enumerate() {
@@ -232,6 +324,7 @@ impl Call<'_> {
             stride,
             channels: (group.end * width).min(layer.co) - channel,
             bias: self.out.bias[bias + channel..].as_ptr(),
+            factor: layer.factor(),
             act: self.out.act,
             // SAFETY: the tile's first pixel lies within y.
             y: unsafe { self.y.get().add(at) },

@@ -95,6 +95,18 @@ fn empty_inputs_do_nothing() {
         let conv =
             Conv2d::new(Weight::F32(&[1.0; 9]), None, 1, 1, (3, 3), 1, [0; 4], ConvAlgorithm::Auto, Precision::F32);
         assert_eq!(conv.output_size(2, 5), (0, 3));
+        let mut y = [9.0; 4 * 2];
+        Conv2d::new(Weight::F32(&[]), None, 2, 0, (3, 3), 1, [1; 4], ConvAlgorithm::Winograd4, Precision::F32).forward(
+            &[],
+            1,
+            2,
+            2,
+            Activation::None,
+            None,
+            None,
+            &mut y,
+        );
+        assert_eq!(y, [0.0; 8]);
         conv.forward(&[1.0; 10], 1, 2, 5, Activation::None, None, None, &mut []);
         let none = Rows::new(&[], 8);
         let mut y = [9.0; 8];
@@ -196,6 +208,88 @@ fn winograd_stays_exact_over_many_channels() {
         let error = check_conv(Isa::current(), &conv, algorithm, 4, tolerance);
         println!("{algorithm:?}: largest error {error:.1e} of the RMS");
     }
+}
+
+#[test]
+fn half_precision_keeps_three_digits_of_transformed_weights() {
+    // Just beyond 640 x 1920 pairs of channels, where they are kept so; weights may be large or small.
+    let (n, h, w, ci, co) = (1, 3, 4, 1280, 968);
+    for scale in [1.0, 1e-6, 3e5] {
+        let x = random(n * h * w * ci, 1);
+        let weight: Vec<f32> = random(co * ci * 9, 2).iter().map(|w| w * scale).collect();
+        let weight = Weight::F32(&weight);
+        let conv = Conv2d::new(weight, None, co, ci, (3, 3), 1, [1; 4], ConvAlgorithm::Winograd2, Precision::F32);
+        let mut y = vec![f32::NAN; n * h * w * co];
+        conv.forward(&x, n, h, w, Activation::None, None, None, &mut y);
+        let want = naive::conv2d(&x, n, h, w, weight, None, co, ci, (3, 3), 1, [1; 4]);
+        let error = check(&format!("weights up to {scale}"), &y, &want, 2e-3);
+        let noise: f64 = y.iter().zip(&want).map(|(y, want)| (f64::from(*y) - want).powi(2)).sum();
+        let signal: f64 = want.iter().map(|want| want * want).sum();
+        println!("scale {scale:e}: largest error {error:.1e} of the RMS, {:.1} dB", 10.0 * (signal / noise).log10());
+        assert!(noise < signal * 1e-6, "less than 60 dB");
+    }
+}
+
+/// The numbers as a unit that multiplies `bf16` sees them.
+fn rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect()
+}
+
+#[test]
+fn products_of_bf16_are_exact_in_the_rounded_numbers() {
+    on_every_isa(|isa| {
+        if !Precision::Bf16.is_available() {
+            return;
+        }
+        for (m, n, k) in [(1, 1, 1), (33, 70, 31), (70, 64, 600), (130, 40, 1500), (2, 5, 0)] {
+            let (x, w, b, r) = (random(m * k, 1), random(n * k, 2), random(n, 3), random(m * n, 4));
+            let half: Vec<f16> = w.iter().map(|&w| f16::from_f32(w)).collect();
+            let widened: Vec<f32> = half.iter().map(|w| w.to_f32()).collect();
+            for (weight, seen) in [(Weight::F32(&w), rounded(&w)), (Weight::F16(&half), rounded(&widened))] {
+                let linear = Linear::new(weight, Some(&b), n, k, Precision::Bf16);
+                let mut y = vec![f32::NAN; m * n];
+                linear.forward(&x, m, Activation::Silu, Some(&r), &mut y);
+                let seen = Weight::F32(&seen);
+                let want = naive::linear(&rounded(&x), m, seen, Some(&b), n, k, Activation::Silu, Some(&r));
+                check(&format!("{isa:?} {m} x {n} x {k}"), &y, &want, 1e-5);
+            }
+        }
+        let (n, h, w, ci, co) = (2, 9, 7, 17, 33);
+        let (x, weight) = (random(n * h * w * ci, 1), random(co * ci * 9, 2));
+        let conv = |algorithm| {
+            let w32 = Weight::F32(&weight);
+            let conv = Conv2d::new(w32, None, co, ci, (3, 3), 1, [1; 4], algorithm, Precision::Bf16);
+            let mut y = vec![f32::NAN; n * h * w * co];
+            conv.forward(&x, n, h, w, Activation::None, None, None, &mut y);
+            y
+        };
+        let seen = rounded(&weight);
+        let seen = naive::conv2d(&rounded(&x), n, h, w, Weight::F32(&seen), None, co, ci, (3, 3), 1, [1; 4]);
+        check(&format!("{isa:?} convolution"), &conv(ConvAlgorithm::Gemm), &seen, 1e-5);
+        // Winograd's transforms would lose more than bf16 has; they stay in f32.
+        let want = naive::conv2d(&x, n, h, w, Weight::F32(&weight), None, co, ci, (3, 3), 1, [1; 4]);
+        check(&format!("{isa:?} Winograd"), &conv(ConvAlgorithm::Winograd4), &want, 5e-5);
+    });
+}
+
+#[test]
+fn attention_in_bf16_stays_near_the_formula() {
+    on_every_isa(|isa| {
+        if !Precision::Bf16.is_available() {
+            return;
+        }
+        for (q_len, kv_len, d, causal) in
+            [(1, 1, 1, false), (70, 300, 40, false), (57, 77, 64, true), (33, 520, 160, false)]
+        {
+            let (qs, kvs) = (random(q_len * d, 1), random(kv_len * d, 2));
+            let (q, kv) = (Rows::new(&qs, d), Rows::new(&kvs, d));
+            let scale = (d as f32).powf(-0.5);
+            let mut y = vec![f32::NAN; q_len * d];
+            cpu_kernels::attention(q, kv, kv, 1, 1, q_len, kv_len, d, scale, causal, Precision::Bf16, &mut y);
+            let want = naive::attention(q, kv, kv, 1, 1, q_len, kv_len, d, scale, causal);
+            check(&format!("{isa:?} {q_len} x {kv_len} x {d}"), &y, &want, 4e-2);
+        }
+    });
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn the_bytes_of_packed_weights_are_foreseen() {
     use ConvAlgorithm::{Auto, Gemm, Winograd2, Winograd4};
-    let f16 = vec![half::f16::ZERO; 1024 * 1024 * 9];
+    let f16 = vec![half::f16::ZERO; 1280 * 1024 * 9];
     let f32 = vec![0f32; 320 * 320 * 9];
     let (plain, small) = ((1, 1), (3, 3));
     let check = |co: usize, ci: usize, kernel: (usize, usize), stride, algorithm| {
@@ -129,10 +129,10 @@ fn the_bytes_of_packed_weights_are_foreseen() {
             check(co, ci, small, 1, Winograd2);
             check(co, ci, small, 1, Winograd4);
         }
-        // Without a matrix unit 36 floats for a pair of channels, and above 640 x 1280 pairs 16.
-        let (few, many) = if matches!(isa, Isa::Amx | Isa::ScalarAmx) { (18.0, 18.0) } else { (144.0, 64.0) };
+        // Without a matrix unit 36 floats for a pair of channels, and above 640 x 1920 pairs 16 halves.
+        let (few, many) = if matches!(isa, Isa::Amx | Isa::ScalarAmx) { (18.0, 18.0) } else { (144.0, 32.0) };
         assert!((few..1.1 * few).contains(&check(640, 640, small, 1, Auto)));
-        assert!((many..1.1 * many).contains(&check(1024, 1024, small, 1, Auto)));
+        assert!((many..1.1 * many).contains(&check(1280, 1024, small, 1, Auto)));
         assert!((18.0..20.0).contains(&check(1024, 1024, small, 1, Gemm)));
         let linear = Linear::new(Weight::F16(&f16[..77 * 33]), None, 77, 33, Precision::F32);
         assert_eq!(linear.bytes(), Conv2d::packed_bytes(2, 77, 33, plain, 1, Auto, Precision::F32));

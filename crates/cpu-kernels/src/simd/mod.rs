@@ -49,6 +49,8 @@ pub(crate) trait Vector: Copy {
     const PANEL: usize;
     /// How many rows a tile of 1, 2, 3 or 4 registers has at most, so that all of its sums stay in registers.
     const ROWS: [usize; 5];
+    /// What of a product is held in which cache.
+    const BLOCKING: Blocking;
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -98,6 +100,26 @@ pub(crate) trait Vector: Copy {
     }
 }
 
+/// How a matrix product is cut into blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocking {
+    /// Inputs that are multiplied in one go: a tile's rows and a panel of that many lie in the first cache.
+    pub(crate) inputs: usize,
+    /// Rows of a block that is used against a group of panels while it is in the second cache.
+    pub(crate) rows: usize,
+    /// Panels whose blocks lie in the second cache together.
+    pub(crate) panels: usize,
+    /// Rows whose sums are held until all inputs have gone by.
+    pub(crate) held_rows: usize,
+    /// Keys whose scores are held at once: with a panel of queries they lie in the first cache.
+    pub(crate) keys: usize,
+}
+
+impl Blocking {
+    /// For a second cache of a megabyte or more.
+    pub(crate) const LARGE: Self = Self { inputs: 384, rows: 56, panels: 16, held_rows: usize::MAX, keys: 128 };
+}
+
 /// The kernels of one instruction set. `# Safety` of each: see the function in `tile`, `finish`, `rows` or `math` that it is made of; the
 /// machine must have the set, which whoever hands out the table has checked.
 pub(crate) struct Kernels {
@@ -106,9 +128,10 @@ pub(crate) struct Kernels {
     pub(crate) panel_vectors: usize,
     /// `Vector::ROWS`.
     pub(crate) rows: [usize; 5],
+    pub(crate) blocking: Blocking,
     /// What multiplies `bf16`, where there is such a thing; see [`Kernels::unit`].
     pub(crate) unit: Option<&'static Unit>,
-    pub(crate) tile: unsafe fn(&Tile),
+    pub(crate) tiles: unsafe fn(&Tile),
     pub(crate) emit: unsafe fn(&Emit),
     pub(crate) finish: unsafe fn(Activation, *mut f32, usize, usize, usize, *const f32, usize),
     pub(crate) geglu: unsafe fn(*const f32, *const f32, usize, usize, usize, *mut f32, usize),
@@ -153,7 +176,7 @@ macro_rules! instantiate {
         use $crate::simd::{finish, math, rows, tile, winograd};
 
         $crate::simd::instantiate!(@functions [$(#[$features])*] $vector;
-            fn tile(t: &Tile) = tile::tile;
+            fn tiles(t: &Tile) = tile::tiles;
             fn emit(e: &Emit) = finish::emit;
             fn finish(act: Activation, c: *mut f32, ldc: usize, m: usize, n: usize, residual: *const f32, ld: usize) = finish::finish;
             fn geglu(a: *const f32, gate: *const f32, ld: usize, m: usize, n: usize, y: *mut f32, ldy: usize) = finish::geglu;
@@ -181,6 +204,7 @@ macro_rules! instantiate {
             lanes: <$vector>::LANES,
             panel_vectors: <$vector>::PANEL,
             rows: <$vector>::ROWS,
+            blocking: <$vector>::BLOCKING,
             unit: None,
             $($name,)*
         };

@@ -74,7 +74,9 @@ unsafe fn widen_f16(from: *const u16, steps: usize, kept: Terms, to: *mut u16) {
         // SAFETY: the caller's promise.
         unsafe {
             let to = to.add(i / PANEL * kept.count() * PANEL + i % PANEL);
-            for (t, term) in terms(half::f16::from_bits(from.add(i).read()).to_f32()).into_iter().enumerate().take(kept.count()) {
+            for (t, term) in
+                terms(half::f16::from_bits(from.add(i).read()).to_f32()).into_iter().enumerate().take(kept.count())
+            {
                 to.add(t * PANEL).write(term);
             }
         }

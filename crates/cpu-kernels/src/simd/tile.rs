@@ -1,10 +1,11 @@
 use super::Vector;
 
-/// One tile of a matrix product: `c = bias + addend + a b`, `a` being `rows x k`, `b` `k x (vectors * LANES)`.
+/// A column of tiles of a matrix product: `c = bias + addend + a b`, `a` being `rows x k`, `b` `k x (vectors * LANES)`.
+#[derive(Clone, Copy)]
 pub(crate) struct Tile {
     /// Registers in a row of the tile, 1 to 4.
     pub(crate) vectors: usize,
-    /// At most `Vector::ROWS[vectors]`.
+    /// Any number.
     pub(crate) rows: usize,
     pub(crate) k: usize,
     pub(crate) a: *const f32,
@@ -20,31 +21,64 @@ pub(crate) struct Tile {
     pub(crate) ldc: usize,
 }
 
+/// Inputs in one round of the loop: counting takes as many instructions as it leaves room for.
+const UNROLL: usize = 4;
 /// How many rows of the panel are fetched ahead: far enough for the third cache.
 const PREFETCH_ROWS: usize = 24;
 
+/// Any number of tiles below each other, as equal as can be.
+///
 /// # Safety
-/// As [`Vector`]; `vectors` and `rows` are within their bounds and every pointer is good for the shape that [`Tile`] gives it.
+/// As [`Vector`]; `vectors` is within its bounds and every pointer is good for the shape that [`Tile`] gives it.
 #[inline(always)]
 #[allow(clippy::undocumented_unsafe_blocks)] // said once, inside the macro
-pub(super) unsafe fn tile<V: Vector>(t: &Tile) {
+pub(super) unsafe fn tiles<V: Vector>(t: &Tile) {
+    let count = t.rows.div_ceil(V::ROWS[t.vectors]).max(1);
+    let (rows, larger) = (t.rows / count, t.rows % count);
     macro_rules! arms {
-        ($($rows:literal)*) => {
-            match (t.vectors, t.rows) {
-                // SAFETY: the caller's promise.
-                $((1, $rows) => unsafe { fixed::<V, $rows, 1>(t) },
-                  (2, $rows) => unsafe { fixed::<V, $rows, 2>(t) },
-                  (3, $rows) => unsafe { fixed::<V, $rows, 3>(t) },
-                  (4, $rows) => unsafe { fixed::<V, $rows, 4>(t) },)*
-                _ => unreachable!("a tile of {} rows of {} registers", t.rows, t.vectors),
+        ($rows:expr, $from:expr, $to:expr; $($M:literal)*) => {
+            match (t.vectors, $rows) {
+                (_, 0) => {}
+                // SAFETY: the caller's promise; these tiles lie within the strip.
+                $((1, $M) => unsafe { column::<V, $M, 1>(t, $from, $to) },
+                  (2, $M) => unsafe { column::<V, $M, 2>(t, $from, $to) },
+                  (3, $M) => unsafe { column::<V, $M, 3>(t, $from, $to) },
+                  (4, $M) => unsafe { column::<V, $M, 4>(t, $from, $to) },)*
+                _ => unreachable!("tiles of {} rows of {} registers", $rows, t.vectors),
             }
         };
     }
-    arms!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    let middle = larger * (rows + 1);
+    // First those with one row more. An instance of its own for each would double the code.
+    for (rows, from, to) in [(rows + 1, 0, middle), (rows, middle, t.rows)] {
+        if from < to {
+            arms!(rows, from, to; 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+        }
+    }
+}
+
+/// Tiles of `M` rows from row `from` to row `to`.
+///
+/// # Safety
+/// As [`tiles`]; the rows lie within the strip.
+#[inline(always)]
+unsafe fn column<V: Vector, const M: usize, const N: usize>(t: &Tile, from: usize, to: usize) {
+    for row in (from..to).step_by(M) {
+        // SAFETY: the caller's promise; a null addend is not read.
+        unsafe {
+            let tile = Tile {
+                a: t.a.add(row * t.lda),
+                addend: t.addend.wrapping_add(if t.addend.is_null() { 0 } else { row * t.ld_addend }),
+                c: t.c.add(row * t.ldc),
+                ..*t
+            };
+            fixed::<V, M, N>(&tile);
+        }
+    }
 }
 
 /// # Safety
-/// As [`tile`], whose shape is `M` rows of `N` registers.
+/// As [`tiles`], whose shape is `M` rows of `N` registers.
 #[inline(always)]
 unsafe fn fixed<V: Vector, const M: usize, const N: usize>(t: &Tile) {
     if M > V::ROWS[N] {
@@ -70,25 +104,53 @@ unsafe fn fixed<V: Vector, const M: usize, const N: usize>(t: &Tile) {
             }
         }
         let (mut a, mut b) = (t.a, t.b);
-        for _ in 0..t.k {
-            let mut row = [V::splat(0.0); N];
-            for j in 0..N {
-                row[j] = V::load(b.add(j * V::LANES));
-                // Beyond the end of b this is harmless, and mostly the next panel.
-                V::prefetch(b.wrapping_add(PREFETCH_ROWS * t.ldb + j * V::LANES));
+        for _ in 0..t.k / UNROLL {
+            for u in 0..UNROLL {
+                add_input::<V, M, N>(t, a.add(u), b.add(u * t.ldb), &mut sums);
             }
-            for i in 0..M {
-                let x = V::splat(a.add(i * t.lda).read());
-                for j in 0..N {
-                    sums[i][j] = x.mul_add(row[j], sums[i][j]);
-                }
-            }
+            a = a.wrapping_add(UNROLL);
+            b = b.wrapping_add(UNROLL * t.ldb);
+        }
+        for _ in 0..t.k % UNROLL {
+            add_input::<V, M, N>(t, a, b, &mut sums);
             a = a.wrapping_add(1);
             b = b.wrapping_add(t.ldb);
         }
         for i in 0..M {
             for j in 0..N {
                 sums[i][j].store(t.c.add(i * t.ldc + j * V::LANES));
+            }
+        }
+    }
+}
+
+/// The products of one input of `M` rows, the first at `a`, and one row of the panel, at `b`.
+///
+/// # Safety
+/// As [`fixed`].
+#[inline(always)]
+unsafe fn add_input<V: Vector, const M: usize, const N: usize>(
+    t: &Tile,
+    a: *const f32,
+    b: *const f32,
+    sums: &mut [[V; N]; M],
+) {
+    /// Floats in a cache line.
+    const LINE: usize = 16;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut row = [V::splat(0.0); N];
+        for j in 0..N {
+            row[j] = V::load(b.add(j * V::LANES));
+            if (j * V::LANES).is_multiple_of(LINE) {
+                // Beyond the end of b this is harmless, and mostly the next panel.
+                V::prefetch(b.wrapping_add(PREFETCH_ROWS * t.ldb + j * V::LANES));
+            }
+        }
+        for i in 0..M {
+            let x = V::splat(a.add(i * t.lda).read());
+            for j in 0..N {
+                sums[i][j] = x.mul_add(row[j], sums[i][j]);
             }
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct OutputTile {
     /// From one matrix to the next.
     pub(crate) stride: usize,
     pub(crate) channels: usize,
+    /// Of the products, before the bias is added.
+    pub(crate) factor: f32,
     pub(crate) bias: *const f32,
     pub(crate) act: Activation,
     pub(crate) y: *mut f32,
@@ -134,13 +136,13 @@ unsafe fn output<V: Vector, const T: usize, const R: usize>(t: &OutputTile) {
                     half[i][j] = column[i];
                 }
             }
-            let bias = rows::load_up_to::<V>(t.bias.add(at), count);
+            let (factor, bias) = (V::splat(t.factor), rows::load_up_to::<V>(t.bias.add(at), count));
             for i in 0..R.min(t.rows) {
                 let row = backward::<V, T, R>(half[i]);
                 for j in 0..R {
                     if j < t.cols {
                         let pixel = i * t.ld_row + j * t.ld_pixel + at;
-                        let mut y = math::act(t.act, row[j].add(bias));
+                        let mut y = math::act(t.act, row[j].mul_add(factor, bias));
                         if !t.residual.is_null() {
                             y = y.add(rows::load_up_to::<V>(t.residual.add(pixel), count));
                         }

@@ -126,6 +126,7 @@ fn allocate(len: usize) -> Result<Vec<f32>> {
     let mut data = Vec::new();
     let refused = |_| Error::OutOfMemory { needed, available: memory::available().unwrap_or(0) };
     data.try_reserve_exact(len).map_err(refused)?;
+    cpu_kernels::advise_huge_pages(data.spare_capacity_mut());
     data.resize(len, 0.0);
     Ok(data)
 }

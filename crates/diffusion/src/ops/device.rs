@@ -63,7 +63,8 @@ impl Device {
     pub fn cpu(options: CpuOptions) -> Result<Self> {
         let CpuOptions { threads, low_memory, precision } = options;
         if !precision.is_available() {
-            let reason = "it cannot multiply in bf16, which takes AMX or AVX-512 with BF16; leave --precision at f32".into();
+            let reason =
+                "it cannot multiply in bf16, which takes AMX or AVX-512 with BF16; leave --precision at f32".into();
             return Err(Error::Device { device: "cpu".into(), reason });
         }
         let wanted = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1);
