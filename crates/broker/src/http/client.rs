@@ -17,6 +17,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(20);
 /// A call is repeated for so long; a queen that restarts is back by then.
 const RETRY: Duration = Duration::from_secs(15);
+/// Nobody waits longer; a clock can be told to.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -143,7 +145,7 @@ impl HttpBroker {
 
     /// Asks again and again, each time for as long as one request may be kept waiting.
     async fn claim_in_parts(&self, request: ClaimRequest) -> Result<Option<Claim>, BrokerError> {
-        let until = Instant::now() + request.patience;
+        let until = Instant::now() + request.patience.min(LONGEST);
         loop {
             let patience = until.saturating_duration_since(Instant::now()).min(LONGEST_POLL);
             let part = ClaimRequest { patience, ..request.clone() };
@@ -205,7 +207,7 @@ impl WorkSource for HttpBroker {
     }
 
     async fn cancelled(&self, attempt: &AttemptId, patience: Duration) -> Result<bool, BrokerError> {
-        let until = Instant::now() + patience;
+        let until = Instant::now() + patience.min(LONGEST);
         loop {
             let patience = until.saturating_duration_since(Instant::now()).min(LONGEST_POLL);
             let ask = AskCancelled { attempt: attempt.clone(), patience_ms: millis(patience) };

@@ -273,6 +273,14 @@ pub(super) fn check(events: &[JobEvent], sequence: u64) -> Result<(), BrokerErro
     Ok(())
 }
 
+/// SQLite counts to 2^63, which is far beyond the milliseconds of any year.
+pub(super) fn check_incarnation(incarnation: u64) -> Result<(), BrokerError> {
+    if i64::try_from(incarnation).is_err() {
+        return Err(BrokerError::invalid(format!("an incarnation is a time in milliseconds, got {incarnation}")));
+    }
+    Ok(())
+}
+
 /// What can be told of an ending without the disk.
 pub(super) fn check_ending(attempt: &AttemptId, ending: &Ending) -> Result<(), BrokerError> {
     match ending {

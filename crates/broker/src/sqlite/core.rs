@@ -181,8 +181,8 @@ impl Core {
         self.after_commit.clear();
         self.moved.clear();
         self.is_stale = true;
-        let granted = std::mem::take(&mut self.granted).into_iter().map(|(waiter, _)| waiter);
-        for waiter in granted.chain(std::mem::take(&mut self.waiters)) {
+        // Those who still wait may get what the next transaction can write.
+        for (waiter, _) in std::mem::take(&mut self.granted) {
             // Who has gone needs no answer.
             let _ = waiter.reply.send(Err(error.clone()));
         }

@@ -30,10 +30,12 @@ impl Drop for Delivery<'_> {
 #[async_trait]
 impl WorkSource for SqliteBroker {
     async fn enlist(&self, hive: HiveRecord, ttl: Duration) -> Result<(), BrokerError> {
+        attempts::check_incarnation(hive.incarnation)?;
         self.writer.write(Durability::Synced, move |core| core.enlist(&hive, ttl)).await
     }
 
     async fn retire(&self, hive_id: &str, incarnation: u64) -> Result<(), BrokerError> {
+        attempts::check_incarnation(incarnation)?;
         let hive_id = hive_id.to_owned();
         self.writer.write(Durability::Synced, move |core| core.retire(&hive_id, incarnation)).await
     }

@@ -107,6 +107,8 @@ pub(crate) async fn only_who_is_enlisted_may_claim(way: Way) {
     }
     bed.hive.enlist(record("x", 1), LATER).await.unwrap();
     assert_eq!(bed.queen.hives().await.unwrap(), [record("h", 1), record("x", 1)]);
+    let error = bed.hive.enlist(record("x", u64::MAX), LATER).await.unwrap_err();
+    assert!(matches!(error, BrokerError::Invalid { .. }), "{error}");
     bed.leap(LATER * 2).await;
     assert!(claim("x", 1).await.is_err());
     assert_eq!(bed.queen.hives().await.unwrap(), [record("h", 1)]);
