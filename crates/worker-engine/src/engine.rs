@@ -1,6 +1,6 @@
 use crate::pipeline::{Events, GenerationResponse, InferencePipeline, PipelineError};
 use crate::queue::{EngineStatus, GenerationRequest, RequestReceiver};
-use job_server::CancellationToken;
+use job_server::{CancellationToken, Outcome};
 use operations_contract::{ApiError, ErrorCode};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,13 +43,13 @@ impl<P: InferencePipeline + 'static> GenerationEngine<P> {
         let mut pipeline = None;
         loop {
             let Some(loaded) = pipeline.as_mut() else {
-                match self.load() {
+                match caught("loading the model", &mut *self.load) {
                     Ok(loaded) => {
                         pipeline = Some(loaded);
                         self.receiver.status.send_replace(EngineStatus::Ready);
                         continue;
                     }
-                    Err(error) => return self.refuse_all(&error),
+                    Err(error) => return refuse_all(self.receiver, &error),
                 }
             };
             let Some(request) = self.receiver.next_request() else { return };
@@ -63,21 +63,22 @@ impl<P: InferencePipeline + 'static> GenerationEngine<P> {
             }
         }
     }
+}
 
-    fn load(&mut self) -> Result<P, ApiError> {
-        catch_unwind(AssertUnwindSafe(|| (self.load)())).unwrap_or_else(|panic| {
-            let message = format!("loading the model panicked: {}", panic_message(&*panic));
-            Err(ApiError::new(ErrorCode::ModelLoadFailed, message))
-        })
-    }
+/// Does `work`; a panic in it is a model that could not be loaded.
+pub(crate) fn caught<T>(what: &str, work: &mut dyn FnMut() -> Result<T, ApiError>) -> Result<T, ApiError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = format!("{what} panicked: {}", panic_message(&*panic));
+        Err(ApiError::new(ErrorCode::ModelLoadFailed, message))
+    })
+}
 
-    /// Without a model every request, those that wait and those that still slip in, is answered with the reason.
-    fn refuse_all(mut self, error: &ApiError) {
-        tracing::error!("the model could not be loaded: {error}");
-        self.receiver.status.send_replace(EngineStatus::Failed(error.clone()));
-        while let Some(request) = self.receiver.next_request() {
-            let _ = request.response_tx.send(GenerationResponse::Error(error.clone()));
-        }
+/// Without a model every request, those that wait and those that still slip in, is answered with the reason.
+pub(crate) fn refuse_all<R>(mut receiver: RequestReceiver<R>, error: &ApiError) {
+    tracing::error!("the model could not be loaded: {error}");
+    receiver.status.send_replace(EngineStatus::Failed(error.clone()));
+    while let Some(request) = receiver.next_request() {
+        let _ = request.response_tx.send(GenerationResponse::Error(error.clone()));
     }
 }
 
@@ -88,9 +89,7 @@ fn answer<P: InferencePipeline>(pipeline: &mut P, request: GenerationRequest<P::
     let events = Events::new(response_tx.clone());
     let result = catch_unwind(AssertUnwindSafe(|| pipeline.run(request, &events, &cancel)));
     let (response, sound) = match result {
-        Ok(Ok(outcome)) => (GenerationResponse::Complete(outcome), true),
-        Ok(Err(PipelineError::Cancelled)) => (cancelled(&cancel), true),
-        Ok(Err(PipelineError::Failed(error))) => (GenerationResponse::Error(error), true),
+        Ok(result) => (ended(result, &cancel), true),
         Err(panic) => {
             let message = format!("the pipeline panicked: {}", panic_message(&*panic));
             tracing::error!("{message}");
@@ -99,6 +98,15 @@ fn answer<P: InferencePipeline>(pipeline: &mut P, request: GenerationRequest<P::
     };
     let _ = response_tx.send(response);
     sound
+}
+
+/// How a request ended, as its waiter is told.
+pub(crate) fn ended(result: Result<Outcome, PipelineError>, cancel: &CancellationToken) -> GenerationResponse {
+    match result {
+        Ok(outcome) => GenerationResponse::Complete(outcome),
+        Err(PipelineError::Cancelled) => cancelled(cancel),
+        Err(PipelineError::Failed(error)) => GenerationResponse::Error(error),
+    }
 }
 
 /// A pipeline that says it was cancelled when nobody did has a fault.
@@ -110,7 +118,7 @@ fn cancelled(cancel: &CancellationToken) -> GenerationResponse {
     }
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

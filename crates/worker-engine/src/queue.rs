@@ -164,13 +164,21 @@ impl<R> RequestReceiver<R> {
     /// cancelled while they waited are answered here.
     pub fn next_request(&mut self) -> Option<GenerationRequest<R>> {
         loop {
-            while let Ok(request) = self.receiver.try_recv() {
-                self.pending.insert(request);
+            if let Some(request) = self.next_waiting() {
+                return Some(request);
             }
-            let request = match self.pending.0.pop_front() {
-                Some(request) => request,
-                None => self.receiver.blocking_recv()?,
-            };
+            let request = self.receiver.blocking_recv()?;
+            self.pending.insert(request);
+        }
+    }
+
+    /// The next request to run, if one waits.
+    pub fn next_waiting(&mut self) -> Option<GenerationRequest<R>> {
+        while let Ok(request) = self.receiver.try_recv() {
+            self.pending.insert(request);
+        }
+        loop {
+            let request = self.pending.0.pop_front()?;
             self.waiting.leave(request.priority, &request.cancel);
             if request.cancel.is_cancelled() {
                 let _ = request.response_tx.send(GenerationResponse::Cancelled);

@@ -2,6 +2,7 @@ use crate::args::WorkerArgs;
 use crate::callback::announce_ready;
 use crate::parent::die_with_parent;
 use crate::queue::{EngineStatus, RequestQueue};
+use axum::Router;
 use job_server::{Access, JobRegistry, JobServer, router, serve, stop_signal};
 use operations_contract::WorkerReady;
 use std::io;
@@ -30,6 +31,21 @@ pub async fn serve_worker<R: Send + 'static>(
     identity: &WorkerIdentity,
     args: &WorkerArgs,
     (listener, access): (TcpListener, Access),
+) -> io::Result<()> {
+    let jobs = server.jobs().clone();
+    serve_worker_routes((router(server, &access), jobs), queue, identity, args, listener).await
+}
+
+/// As [`serve_worker`], with routes of the worker's own beside those that every server has.
+///
+/// # Errors
+/// What the listener failed with.
+pub async fn serve_worker_routes<R: Send + 'static>(
+    (app, jobs): (Router, JobRegistry),
+    queue: RequestQueue<R>,
+    identity: &WorkerIdentity,
+    args: &WorkerArgs,
+    listener: TcpListener,
 ) -> io::Result<()> {
     if let Some(parent) = args.parent_pid {
         die_with_parent(parent)?;
@@ -61,8 +77,7 @@ pub async fn serve_worker<R: Send + 'static>(
             announce_ready(&callback_url, callback_key.as_deref(), &ready).await;
         }
     });
-    let jobs = server.jobs().clone();
-    let served = serve(listener, router(server, &access), jobs, stop_signal()).await;
+    let served = serve(listener, app, jobs, stop_signal()).await;
     telling.abort();
     served
 }

@@ -1,0 +1,273 @@
+//! Continuous batching: one batch after the other, each with the next token of every text that is written and a piece of the
+//! prompts that are read.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use job_server::{CancellationToken, Outcome};
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use operations_contract::{ApiError, ErrorCode, FinishReason};
+use worker_engine::{BatchModel, BatchSession, Events, PipelineError, Ticket};
+
+use super::embedder::Embedder;
+use super::prompt::PromptReader;
+use super::request_queue::{Embedding, Inference, LlmRequest};
+use super::slot::{Job, Slot};
+
+/// Tokens of a prompt that are computed at once: llama.cpp's own number.
+pub const BATCH: usize = 512;
+/// How long the others wait for their next token while a prompt is read.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How long it may take until a lonely prompt notices that nobody wants it any more.
+const ALONE: Duration = Duration::from_secs(1);
+/// Fewer tokens at once than this use a processor badly.
+const FEWEST: usize = 32;
+
+/// How a model is run.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// Texts that are written side by side.
+    pub slots: usize,
+    /// Tokens of each, prompt and answer.
+    pub context: usize,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+/// A loaded model, and how it is run.
+pub struct InferencePipeline {
+    backend: Arc<LlamaBackend>,
+    model: LlamaModel,
+    reader: Arc<PromptReader>,
+    options: RunOptions,
+}
+
+impl InferencePipeline {
+    /// A worker's pipeline over a loaded model.
+    pub fn new(
+        backend: Arc<LlamaBackend>,
+        model: LlamaModel,
+        reader: Arc<PromptReader>,
+        options: RunOptions,
+    ) -> Self {
+        Self { backend, model, reader, options }
+    }
+}
+
+impl BatchModel for InferencePipeline {
+    type Request = LlmRequest;
+    type Session<'model> = Session<'model>;
+
+    fn session(&self) -> Result<Session<'_>, ApiError> {
+        let RunOptions { slots, context, threads } = self.options;
+        let tokens = u32::try_from(slots * context).ok().and_then(NonZeroU32::new);
+        let threads = i32::try_from(threads).unwrap_or(i32::MAX);
+        let params = LlamaContextParams::default()
+            .with_n_ctx(tokens)
+            .with_n_seq_max(slots as u32)
+            .with_n_batch(BATCH.max(slots) as u32)
+            .with_n_ubatch(BATCH as u32)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_no_perf(true);
+        let llama = self.model.new_context(&self.backend, params).map_err(|error| {
+            let message = format!(
+                "llama.cpp could not make a context of {slots} times {context} tokens: {error}; give a smaller --context or --slots"
+            );
+            ApiError::new(ErrorCode::OutOfMemory, message)
+        })?;
+        Ok(Session {
+            llama,
+            pipeline: self,
+            batch: LlamaBatch::new(BATCH.max(slots), 1),
+            slots: (0..slots as i32).map(Slot::new).collect(),
+            embeddings: Vec::new(),
+            embedder: None,
+            seconds_a_token: None,
+        })
+    }
+}
+
+/// The texts that are being written.
+pub struct Session<'model> {
+    llama: LlamaContext<'model>,
+    pipeline: &'model InferencePipeline,
+    batch: LlamaBatch<'static>,
+    slots: Vec<Slot>,
+    embeddings: Vec<(Ticket, Embedding, CancellationToken)>,
+    embedder: Option<Embedder<'model>>,
+    /// How long a prompt's token took lately.
+    seconds_a_token: Option<f64>,
+}
+
+type Ended = Vec<(Ticket, Result<Outcome, PipelineError>)>;
+
+impl BatchSession for Session<'_> {
+    type Request = LlmRequest;
+
+    fn has_room(&self) -> bool {
+        self.embeddings.is_empty() && self.slots.iter().any(|slot| slot.job.is_none())
+    }
+
+    fn admit(
+        &mut self,
+        ticket: Ticket,
+        request: LlmRequest,
+        events: Events,
+        cancel: CancellationToken,
+    ) -> Result<(), PipelineError> {
+        match request {
+            LlmRequest::Infer(inference) => self.begin(*inference, (ticket, events, cancel))?,
+            LlmRequest::Embed(embedding) => self.embeddings.push((ticket, embedding, cancel)),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Ended {
+        let mut ended = self.embed();
+        for slot in &mut self.slots {
+            if let Some(job) = slot.job.take_if(|job| job.cancel.is_cancelled()) {
+                ended.push((job.ticket, Err(PipelineError::Cancelled)));
+            }
+        }
+        let fed = self.fill();
+        if self.batch.n_tokens() == 0 {
+            return ended;
+        }
+        let begun = Instant::now();
+        if let Err(error) = self.llama.decode(&mut self.batch) {
+            let error = ApiError::internal(format!("llama.cpp could not compute the next tokens: {error}"));
+            tracing::error!("{error}");
+            for slot in &mut self.slots {
+                ended.extend(slot.job.take().map(|job| (job.ticket, Err(error.clone().into()))));
+            }
+            self.forget();
+            return ended;
+        }
+        if fed > 0 {
+            self.llama.synchronize();
+            let seconds = begun.elapsed().as_secs_f64() / f64::from(self.batch.n_tokens());
+            self.seconds_a_token = Some(self.seconds_a_token.map_or(seconds, |before| 0.5 * (before + seconds)));
+        }
+        self.choose(&mut ended);
+        ended
+    }
+}
+
+impl Session<'_> {
+    /// Takes a text in: into the free slot whose cache has most of its prompt, of equal ones the one that was left alone longest.
+    fn begin(
+        &mut self,
+        Inference { request, prompt }: Inference,
+        (ticket, events, cancel): (Ticket, Events, CancellationToken),
+    ) -> Result<(), ApiError> {
+        let prompt = match prompt {
+            Some(prompt) => prompt,
+            None => self.pipeline.reader.read(&request)?,
+        };
+        let free = self.slots.iter_mut().filter(|slot| slot.job.is_none());
+        let best = free.max_by_key(|slot| (slot.reusable(&prompt.tokens), std::cmp::Reverse(slot.last_used)));
+        let Some(slot) = best else { return Err(ApiError::internal("a text was taken in without a place for it")) };
+        let mut reused = slot.reusable(&prompt.tokens);
+        let from = u32::try_from(reused).ok();
+        if self.llama.clear_kv_cache_seq(Some(slot.sequence as u32), from, None).is_ok_and(|removed| removed) {
+            slot.cached.truncate(reused);
+        } else {
+            // A recurrent model's state cannot go back.
+            let _ = self.llama.clear_kv_cache_seq(Some(slot.sequence as u32), None, None);
+            slot.cached.clear();
+            reused = 0;
+        }
+        tracing::debug!("{} tokens, {reused} of them known, in sequence {}", prompt.tokens.len(), slot.sequence);
+        let job = Job::new((ticket, events, cancel), &request, prompt, reused, &self.pipeline.model)?;
+        slot.job = Some(job);
+        Ok(())
+    }
+
+    /// Fills the batch: the token that each text wrote last, and of the prompts what there is time for. Returns how many tokens of
+    /// prompts are in it.
+    fn fill(&mut self) -> usize {
+        self.batch.clear();
+        let writing = |slot: &Slot| slot.job.as_ref().is_some_and(|job| !job.reads());
+        let patience = if self.slots.iter().any(writing) { PATIENCE } else { ALONE };
+        let in_time = self.seconds_a_token.map_or(BATCH, |seconds| (patience.as_secs_f64() / seconds) as usize);
+        let mut room = in_time.clamp(FEWEST, BATCH).next_multiple_of(FEWEST);
+        let mut fed = 0;
+        let (writers, readers): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|slot| writing(slot));
+        for slot in writers {
+            room = room.saturating_sub(feed(&mut self.batch, slot, 1));
+        }
+        for slot in readers {
+            let count = feed(&mut self.batch, slot, room);
+            (room, fed) = (room - count, fed + count);
+        }
+        fed
+    }
+
+    /// Chooses the next token of every text whose numbers are there.
+    fn choose(&mut self, ended: &mut Ended) {
+        let context = self.pipeline.options.context;
+        let model = &self.pipeline.model;
+        for slot in &mut self.slots {
+            let Some(job) = &mut slot.job else { continue };
+            let Some(output) = job.output.take() else {
+                job.tell_reading();
+                continue;
+            };
+            let token = job.sampler.sample(&self.llama, output);
+            let full = slot.cached.len() >= context;
+            let reason = job.take(token, model).or_else(|| full.then_some(FinishReason::Length));
+            if let Some(reason) = reason
+                && let Some(job) = slot.job.take()
+            {
+                slot.last_used = Instant::now();
+                let (ticket, outcome) = job.finish(reason);
+                ended.push((ticket, Ok(outcome)));
+            }
+        }
+    }
+
+    /// One request for numbers instead of words.
+    fn embed(&mut self) -> Ended {
+        let Some((ticket, embedding, cancel)) = self.embeddings.pop() else { return Vec::new() };
+        let pipeline = self.pipeline;
+        let embedder = match &mut self.embedder {
+            Some(embedder) => embedder,
+            none => match Embedder::new(&pipeline.backend, &pipeline.model, pipeline.options) {
+                Ok(embedder) => none.insert(embedder),
+                Err(error) => return vec![(ticket, Err(error.into()))],
+            },
+        };
+        vec![(ticket, embedder.embed(&embedding, &cancel))]
+    }
+
+    /// After a batch that failed nobody knows what the cache holds.
+    fn forget(&mut self) {
+        self.llama.clear_kv_cache();
+        for slot in &mut self.slots {
+            slot.cached.clear();
+        }
+    }
+}
+
+/// Puts at most `room` of a text's tokens into the batch; how many it were. With the last of them its next token is chosen.
+fn feed(batch: &mut LlamaBatch<'_>, slot: &mut Slot, room: usize) -> usize {
+    let Some(job) = &mut slot.job else { return 0 };
+    let count = job.ahead.len().min(room);
+    let whole = count == job.ahead.len();
+    for (i, token) in job.ahead.drain(..count).enumerate() {
+        let last = whole && i + 1 == count;
+        let added = batch.add(token, slot.cached.len() as i32, &[slot.sequence], last);
+        assert!(added.is_ok(), "a batch has room for {BATCH} tokens");
+        slot.cached.push(token);
+        if last {
+            job.output = Some(batch.n_tokens() - 1);
+        }
+    }
+    count
+}
