@@ -1,6 +1,6 @@
 //! The flags of a language worker.
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use worker_engine::WorkerArgs;
 
 /// A language worker: one GGUF model on one device, served over HTTP.
@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(long, env = "RBEE_GPU_LAYERS", value_name = "N")]
     pub gpu_layers: Option<u32>,
     /// Download nothing.
-    #[arg(long, env = "RBEE_OFFLINE")]
+    #[arg(long, env = "RBEE_OFFLINE", value_parser = BoolishValueParser::new())]
     pub offline: bool,
 }
 

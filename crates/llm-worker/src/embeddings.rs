@@ -48,10 +48,7 @@ enum Format {
 }
 
 pub(crate) fn routes(state: AppState) -> Router {
-    Router::new()
-        .route("/v1/embeddings", post(embeddings))
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .with_state(state)
+    Router::new().route("/v1/embeddings", post(embeddings)).layer(DefaultBodyLimit::max(BODY_BYTES)).with_state(state)
 }
 
 async fn embeddings(State(state): State<AppState>, body: Bytes) -> Result<Json<Value>, Failure> {
@@ -59,8 +56,8 @@ async fn embeddings(State(state): State<AppState>, body: Bytes) -> Result<Json<V
 }
 
 async fn answer(state: &AppState, body: &[u8]) -> Result<Value, ApiError> {
-    let asked: Asked =
-        serde_json::from_slice(body).map_err(|error| ApiError::malformed(format!("the body cannot be read: {error}")))?;
+    let asked: Asked = serde_json::from_slice(body)
+        .map_err(|error| ApiError::malformed(format!("the body cannot be read: {error}")))?;
     state.check_model(asked.model.as_deref())?;
     let texts = match asked.input {
         Input::One(text) => vec![text],
@@ -81,14 +78,16 @@ async fn answer(state: &AppState, body: &[u8]) -> Result<Value, ApiError> {
             .map(|text| {
                 let tokens = reader.tokens("input", text)?;
                 if tokens.len() > longest {
-                    let message = format!("a text of input has {} tokens, and at most {longest} become one vector", tokens.len());
+                    let message =
+                        format!("a text of input has {} tokens, and at most {longest} become one vector", tokens.len());
                     return Err(ApiError::invalid("input", message));
                 }
                 Ok(tokens)
             })
             .collect::<Result<Vec<_>, ApiError>>()
     });
-    let texts = reading.await.map_err(|_| ApiError::internal("reading the texts failed; the worker's log says why"))??;
+    let texts =
+        reading.await.map_err(|_| ApiError::internal("reading the texts failed; the worker's log says why"))??;
     let tokens: usize = texts.iter().map(Vec::len).sum();
     let vectors = compute(state, Embedding { texts }).await?;
     let data: Vec<Value> = vectors

@@ -164,7 +164,7 @@ impl JobServer for AppState {
     fn ready(&self) -> Readiness {
         let reason = match self.queue.status() {
             EngineStatus::Ready => return Readiness { ready: true, reason: None },
-            EngineStatus::Loading => "the model loads".to_owned(),
+            EngineStatus::Downloading(_) | EngineStatus::Loading => "the model loads".to_owned(),
             EngineStatus::Failed(error) => format!("the model could not be loaded: {error}"),
             EngineStatus::Stopped => "the engine has stopped".to_owned(),
         };

@@ -3,42 +3,24 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use operations_contract::{DEFAULT_TEXT_MODEL, repository_of, same_model, well_known};
-
-use crate::embedded;
+use operations_contract::{repository_of, well_known};
 
 /// A model that can be loaded, and the names by which requests may mean it.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// Where it is.
-    pub source: Source,
+    /// Its GGUF file.
+    pub file: PathBuf,
     /// The name that is shown.
     pub name: String,
     /// All names.
     pub names: Vec<String>,
 }
 
-/// Where a model is.
-#[derive(Clone)]
-pub enum Source {
-    /// A GGUF file.
-    File(PathBuf),
-    /// A GGUF inside this program.
-    Embedded(&'static [u8]),
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-            Self::Embedded(bytes) => write!(f, "Embedded({} bytes)", bytes.len()),
-        }
-    }
-}
-
 /// Why a model cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelError {
+    /// None is named.
+    None,
     /// It would have to be downloaded.
     NotOnDisk(String),
     /// There is no such file.
@@ -51,9 +33,12 @@ impl std::error::Error for ModelError {}
 
 impl fmt::Display for ModelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instead = format!("give --model the path of a GGUF file, or leave it out for the embedded {DEFAULT_TEXT_MODEL}");
+        let instead = "give --model the path of a GGUF file";
         match self {
-            Self::NotOnDisk(name) => write!(f, "{name} would have to be downloaded, which is not possible yet; {instead}"),
+            Self::None => write!(f, "there is no language model in this program yet; {instead}"),
+            Self::NotOnDisk(name) => {
+                write!(f, "{name} would have to be downloaded, which is not possible yet; {instead}")
+            }
             Self::NoFile(path) => write!(f, "{path}: there is no such file; {instead}"),
             Self::Folder(path, 0) => write!(f, "{path} holds no GGUF file; {instead}"),
             Self::Folder(path, count) => write!(f, "{path} holds {count} GGUF files; name one of them"),
@@ -61,15 +46,12 @@ impl fmt::Display for ModelError {
     }
 }
 
-/// The model that `--model` names, or the embedded one. A file that exists comes before a name; a folder may hold the one file.
+/// The model that `--model` names. A file that exists comes before a name; a folder may hold the one file.
 ///
 /// # Errors
 /// As [`ModelError`] says.
 pub fn find(model: Option<&str>) -> Result<Model, ModelError> {
-    let Some(given) = model.filter(|given| !same_model(given, embedded::NAME)) else {
-        let name = embedded::NAME.to_owned();
-        return Ok(Model { source: Source::Embedded(embedded::FILE), names: vec![name.clone()], name });
-    };
+    let given = model.ok_or(ModelError::None)?;
     let path = Path::new(given);
     if !path.exists() {
         let is_name = well_known(given).is_some() || repository_of(given).is_some();
@@ -83,13 +65,14 @@ pub fn find(model: Option<&str>) -> Result<Model, ModelError> {
         names.extend(name.and_then(|name| name.to_str()).map(str::to_owned));
     }
     names.dedup();
-    Ok(Model { source: Source::File(file), name: given.to_owned(), names })
+    Ok(Model { file, name: given.to_owned(), names })
 }
 
 fn only_gguf(folder: &Path) -> Result<PathBuf, ModelError> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<_> =
-        entries.filter(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))).collect();
+    let mut found: Vec<_> = entries
+        .filter(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")))
+        .collect();
     match (found.pop(), found.len()) {
         (Some(file), 0) => Ok(file),
         (None, _) => Err(ModelError::Folder(folder.display().to_string(), 0)),
@@ -102,13 +85,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_name_it_is_the_embedded_model() {
-        assert_eq!(find(None).unwrap().name, "tiny-words");
-        assert_eq!(find(Some("tiny-words")).unwrap().name, "tiny-words");
-    }
-
-    #[test]
     fn what_is_not_on_disk_is_refused_with_what_to_give_instead() {
+        assert!(find(None).unwrap_err().to_string().contains("--model the path of a GGUF file"));
         for model in ["someone/something", "/nowhere/model.gguf", "sd-1.5"] {
             let error = find(Some(model)).unwrap_err().to_string();
             assert!(error.starts_with(model) && error.contains("--model the path of a GGUF file"), "{error}");

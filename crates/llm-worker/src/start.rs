@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use job_server::{JobRegistry, Port, RegistryLimits};
-use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing};
+use llama_cpp_2::{
+    LlamaBackendDevice, LlamaBackendDeviceType, LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing,
+};
 use operations_contract::{DeviceInfo, LLM_WORKER_PORT, WORKER_JOBS};
 use worker_engine::{Precision, WorkerIdentity, serve_worker_routes};
 
@@ -48,7 +50,8 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
         DeviceKind::Cpu => kind.name().to_owned(),
         DeviceKind::Cuda | DeviceKind::Metal => format!("{}:{}", kind.name(), args.worker.device),
     };
-    let identity = Arc::new(WorkerIdentity { worker_id: args.worker.worker_id_or_random(), model: name, device: label });
+    let identity =
+        Arc::new(WorkerIdentity { worker_id: args.worker.worker_id_or_random(), model: name, device: label });
     let (queue, receiver) = RequestQueue::new();
     let facts = Facts {
         server: format!("llm-worker-{}", kind.name()),
@@ -80,7 +83,9 @@ fn check_flags(kind: DeviceKind, args: &Args) -> anyhow::Result<()> {
         bail!("--precision {precision}: a GGUF file brings its own; choose the file instead");
     }
     if args.worker.low_memory {
-        bail!("--low-memory: weights are read from the file as they are needed already; a smaller --context or --slots saves more");
+        bail!(
+            "--low-memory: weights are read from the file as they are needed already; a smaller --context or --slots saves more"
+        );
     }
     match kind {
         DeviceKind::Cpu => {
@@ -94,14 +99,14 @@ fn check_flags(kind: DeviceKind, args: &Args) -> anyhow::Result<()> {
         DeviceKind::Cuda => {
             if !cfg!(feature = "cuda") {
                 bail!(
-                    "this llm-worker-cuda was built without CUDA; build it with: cargo build --release -p llm-worker-rbee --bin llm-worker-cuda --features cuda"
+                    "this llm-worker-cuda was built without CUDA; build it with: cargo build --release -p llm-worker-rbee --features cuda"
                 );
             }
         }
         DeviceKind::Metal => {
             if !cfg!(feature = "metal") {
                 bail!(
-                    "this llm-worker-metal was built without Metal; build it on macOS with: cargo build --release -p llm-worker-rbee --bin llm-worker-metal --features metal"
+                    "this llm-worker-metal was built without Metal; build it on macOS with: cargo build --release -p llm-worker-rbee --features metal"
                 );
             }
         }
@@ -122,7 +127,7 @@ fn check_processor() -> anyhow::Result<()> {
         let missing: Vec<_> = has.iter().filter(|(_, has)| !has).map(|(name, _)| *name).collect();
         if !missing.is_empty() {
             bail!(
-                "this processor has no {}, which llm-worker-cpu was built with; build it here with: RUSTFLAGS=-Ctarget-cpu=native cargo build --release -p llm-worker-rbee",
+                "this processor has no {}, which llm-worker-cpu was built with; build it here with: RUSTFLAGS=-Ctarget-cpu=native cargo build --release -p llm-worker-rbee --features cpu",
                 missing.join(" and ")
             );
         }

@@ -68,8 +68,12 @@ fn each_template_shows_how_its_model_calls() {
 #[test]
 fn without_a_template_it_is_chatml() {
     let template = ChatTemplate::new(CHATML.to_owned(), String::new(), String::new()).unwrap();
-    let text = template.render(&[Message::new(Role::System, "Be brief."), Message::new(Role::User, "Hi")], &[]).unwrap();
-    assert_eq!(text, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    let text =
+        template.render(&[Message::new(Role::System, "Be brief."), Message::new(Role::User, "Hi")], &[]).unwrap();
+    assert_eq!(
+        text,
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    );
 }
 
 #[test]

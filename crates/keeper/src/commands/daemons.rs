@@ -25,7 +25,7 @@ pub(super) async fn worker_sd(args: sd_worker_rbee::Args) -> Result<(), Failure>
 
 /// The language worker needs a C++ build and so is a program of its own.
 pub(super) fn worker_llm(arguments: &[OsString]) -> Result<(), Failure> {
-    const HOW: &str = "build it: cargo build --release --bin llm-worker-cpu, and put it beside rbee or on PATH";
+    const HOW: &str = "build it: cargo build --release -p llm-worker-rbee --features cpu, and put llm-worker-cpu beside rbee or on PATH";
     let missing = |error: rbee_hive::HiveError| Failure::new(Exit::Failed, error.to_string());
     let found = rbee_hive::find_program("llm-worker-cpu", HOW).map_err(missing)?;
     let mut command = Command::new(&found.program);

@@ -49,12 +49,7 @@ pub struct InferencePipeline {
 
 impl InferencePipeline {
     /// A worker's pipeline over a loaded model.
-    pub fn new(
-        backend: Arc<LlamaBackend>,
-        model: LlamaModel,
-        reader: Arc<PromptReader>,
-        options: RunOptions,
-    ) -> Self {
+    pub fn new(backend: Arc<LlamaBackend>, model: LlamaModel, reader: Arc<PromptReader>, options: RunOptions) -> Self {
         Self { backend, model, reader, options }
     }
 }

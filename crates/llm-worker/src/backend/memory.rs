@@ -24,7 +24,8 @@ impl Need {
     /// What a model needs, by its file's size and its description.
     pub fn new(weights: u64, model: &LlamaModel, slots: usize, context: usize) -> Self {
         let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
-        let number = |key: &str| -> Option<u64> { model.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse().ok() };
+        let number =
+            |key: &str| -> Option<u64> { model.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse().ok() };
         let heads = number("attention.head_count").unwrap_or(1).max(1);
         // A model whose layers differ has a list here; all its heads are more than it needs.
         let groups = number("attention.head_count_kv").unwrap_or(heads);

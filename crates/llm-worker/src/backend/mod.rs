@@ -11,7 +11,6 @@ mod prompt;
 mod request_queue;
 mod sampling_config;
 mod slot;
-mod text;
 mod weights;
 
 pub use embedder::LONGEST as LONGEST_EMBEDDED;
@@ -21,5 +20,4 @@ pub use memory::{Need, available_bytes};
 pub use prompt::{Prompt, PromptReader};
 pub use request_queue::{Embedding, GenerationRequest, Inference, LlmRequest, RequestQueue, RequestReceiver};
 pub use sampling_config::SamplingConfig;
-pub use text::{Writer, Written};
 pub use weights::{LoadOptions, Loader};

@@ -85,8 +85,7 @@ impl PromptReader {
             }
         };
         let schema = request.response_schema.as_ref().filter(|_| calls.is_none());
-        let grammar =
-            schema.map(|schema| schema_grammar(schema, "response_schema", Strictness::Strict)).transpose()?;
+        let grammar = schema.map(|schema| schema_grammar(schema, "response_schema", Strictness::Strict)).transpose()?;
         Ok(Prompt { tokens: self.tokens(param, &text)?, grammar, calls, notes })
     }
 

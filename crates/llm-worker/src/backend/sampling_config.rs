@@ -124,7 +124,8 @@ mod tests {
             seed: Some(7 << 32 | 1),
             ..InferRequest::default()
         };
-        let off = SamplingConfig { temperature: 0.0, top_k: None, top_p: None, min_p: None, repeat_penalty: None, seed: 6 };
+        let off =
+            SamplingConfig { temperature: 0.0, top_k: None, top_p: None, min_p: None, repeat_penalty: None, seed: 6 };
         assert_eq!(SamplingConfig::from(&request), off);
     }
 }

@@ -10,8 +10,8 @@ use worker_engine::{Events, Ticket};
 
 use super::prompt::Prompt;
 use super::sampling_config::{Sampler, SamplingConfig};
-use super::text::{Writer, Written};
 use crate::chat::Calls;
+use crate::text::{Writer, Written};
 
 /// How long text is gathered before it is told: less would be events for their own sake.
 const GATHER: Duration = Duration::from_millis(50);

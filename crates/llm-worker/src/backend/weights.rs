@@ -1,6 +1,5 @@
 //! From a GGUF file to a model.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use operations_contract::{ApiError, ErrorCode};
 use super::inference_pipeline::{InferencePipeline, RunOptions};
 use super::memory::{Need, available_bytes};
 use super::prompt::PromptReader;
-use crate::model::{Model, Source};
+use crate::model::Model;
 
 /// Tokens of a slot where neither a flag nor the model says fewer.
 const CONTEXT: usize = 4096;
@@ -56,29 +55,16 @@ impl Loader {
     /// # Errors
     /// `model_load_failed` when the file is no model or a broken one; `out_of_memory` when it does not fit, with how much it needs.
     pub fn load(&self) -> Result<(InferencePipeline, Arc<PromptReader>), ApiError> {
-        match &self.model.source {
-            Source::File(path) => self.load_file(path),
-            // llama.cpp reads files. This one is gone as soon as it is read.
-            Source::Embedded(bytes) => {
-                let cannot = |error: std::io::Error| {
-                    let message = format!("the embedded model cannot be written to a temporary file: {error}");
-                    ApiError::new(ErrorCode::ModelLoadFailed, message)
-                };
-                let mut file = tempfile::Builder::new().suffix(".gguf").tempfile().map_err(cannot)?;
-                file.write_all(bytes).and_then(|()| file.flush()).map_err(cannot)?;
-                self.load_file(file.path())
-            }
-        }
-    }
-
-    fn load_file(&self, path: &Path) -> Result<(InferencePipeline, Arc<PromptReader>), ApiError> {
         let Self { options, .. } = self;
+        let path = &*self.model.file;
         let bytes = self.check(path)?;
         let vocabulary = self.read(path, LlamaModelParams::default().with_vocab_only(true))?;
         let trained = vocabulary.n_ctx_train() as usize;
         let context = options.context.unwrap_or(trained.clamp(1, CONTEXT));
         if context > trained {
-            tracing::warn!("--context {context}: the model was trained on {trained} tokens and may lose the thread beyond them");
+            tracing::warn!(
+                "--context {context}: the model was trained on {trained} tokens and may lose the thread beyond them"
+            );
         }
         if options.gpu_layers == 0 {
             let need = Need::new(bytes, &vocabulary, options.slots, context);
@@ -86,12 +72,7 @@ impl Loader {
                 return Err(ApiError::new(ErrorCode::OutOfMemory, refusal));
             }
         }
-        // A file that is gone afterwards cannot be read as it is needed.
-        let mapped = matches!(self.model.source, Source::File(_));
-        let params = LlamaModelParams::default()
-            .with_n_gpu_layers(options.gpu_layers)
-            .with_main_gpu(options.gpu)
-            .with_use_mmap(mapped);
+        let params = LlamaModelParams::default().with_n_gpu_layers(options.gpu_layers).with_main_gpu(options.gpu);
         let model = self.read(path, params)?;
         let reader = Arc::new(PromptReader::new(vocabulary, context)?);
         let run = RunOptions { slots: options.slots, context, threads: options.threads };

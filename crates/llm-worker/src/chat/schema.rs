@@ -18,13 +18,41 @@ const DEEP: usize = 64;
 
 /// What only describes.
 const ANNOTATIONS: &[&str] = &[
-    "$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples", "deprecated",
-    "readOnly", "writeOnly", "format", "strict", "nullable", "discriminator",
+    "$schema",
+    "$id",
+    "$comment",
+    "$defs",
+    "definitions",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "format",
+    "strict",
+    "nullable",
+    "discriminator",
 ];
 /// What is held.
 const HELD: &[&str] = &[
-    "$ref", "type", "enum", "const", "anyOf", "oneOf", "allOf", "properties", "required", "additionalProperties", "items",
-    "prefixItems", "minItems", "maxItems", "minLength", "maxLength",
+    "$ref",
+    "type",
+    "enum",
+    "const",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "prefixItems",
+    "minItems",
+    "maxItems",
+    "minLength",
+    "maxLength",
 ];
 
 /// The grammar of JSON that follows `schema`. `param` is the field that it came in.
@@ -180,7 +208,10 @@ impl<'a> SchemaReader<'a> {
                 (format!("\",\" {ws} {member} {more}"), format!("{member} {more}"))
             } else {
                 let without = if first.is_empty() { String::new() } else { format!(" | {first}") };
-                (format!("(\",\" {ws} {member})? {more}"), format!("({member} {more}{without}){}", if first.is_empty() { "?" } else { "" }))
+                (
+                    format!("(\",\" {ws} {member})? {more}"),
+                    format!("({member} {more}{without}){}", if first.is_empty() { "?" } else { "" }),
+                )
             };
             more = self.grammar.rule("more", next_more);
             first = self.grammar.rule("first", next_first);

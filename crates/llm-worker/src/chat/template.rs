@@ -2,7 +2,8 @@
 
 use std::io;
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use operations_contract::{ApiError, ErrorCode, Message, Role, Tool};
 use serde::Serialize as _;
@@ -29,19 +30,18 @@ impl ChatTemplate {
     /// # Errors
     /// `model_load_failed` when it is no Jinja.
     pub fn new(source: String, bos: String, eos: String) -> Result<Self, ApiError> {
+        let broken = |error: Error| {
+            let message = format!("the chat template of the model cannot be read: {error:#}");
+            ApiError::new(ErrorCode::ModelLoadFailed, message)
+        };
         let mut environment = Environment::new();
         // As transformers sets Jinja up.
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         let mentions_tools = source.contains("tools");
-        let broken = |error: Error| {
-            let message = format!("the chat template of the model cannot be read: {error:#}");
-            ApiError::new(ErrorCode::ModelLoadFailed, message)
-        };
         environment.add_template_owned(NAME, source).map_err(broken)?;
         Ok(Self { environment, bos, eos, mentions_tools })
     }
@@ -59,11 +59,11 @@ impl ChatTemplate {
         let turns: Vec<serde_json::Value> = messages.iter().map(|message| turn(message, messages)).collect();
         let tools = (!tools.is_empty()).then_some(tools);
         let variables = context! {
-            messages => turns,
-            tools => tools,
+            messages => Serde(turns),
+            tools => Serde(tools),
             add_generation_prompt => true,
-            bos_token => self.bos,
-            eos_token => self.eos,
+            bos_token => &*self.bos,
+            eos_token => &*self.eos,
         };
         let rendered = self.environment.get_template(NAME).and_then(|template| template.render(variables));
         rendered.map_err(|error| {
@@ -100,12 +100,12 @@ fn turn(message: &Message, all: &[Message]) -> serde_json::Value {
     serde_json::Value::Object(turn)
 }
 
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
+fn raise_exception(message: &str) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
 }
 
-fn strftime_now(format: String) -> Result<String, Error> {
-    jiff::fmt::strtime::format(&format, &jiff::Zoned::now())
+fn strftime_now(format: &str) -> Result<String, Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
         .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 

@@ -147,7 +147,8 @@ impl Calls {
         };
         let call = |call: Value| {
             let name = call.get("name")?.as_str()?.to_owned();
-            let arguments = call.get("arguments").or_else(|| call.get("parameters")).filter(|value| value.is_object())?;
+            let arguments =
+                call.get("arguments").or_else(|| call.get("parameters")).filter(|value| value.is_object())?;
             let function = FunctionCall { name, arguments: arguments.to_string() };
             Some(ToolCall { id: new_id(), kind: ToolKind::Function, function })
         };

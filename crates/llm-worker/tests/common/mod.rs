@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 /// Longer than anything here takes, on a machine that is busy with other tests too.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
+/// A model whose weights are noise, made by `tools/llm/random_gguf.py`: what it says is nothing, how it says it is tested.
+pub(crate) const RANDOM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/random.gguf");
+
 /// A worker on a port of its own, which ends with the test.
 pub(crate) struct Worker {
     process: Child,
