@@ -20,7 +20,7 @@ use super::request_queue::{Embedding, Inference, LlmRequest};
 use super::slot::{Job, Slot};
 
 /// Tokens of a prompt that are computed at once: llama.cpp's own number.
-pub const BATCH: usize = 512;
+const BATCH: usize = 512;
 /// How long the others wait for their next token while a prompt is read.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How long it may take until a lonely prompt notices that nobody wants it any more.

@@ -59,7 +59,10 @@ impl Loader {
         let path = &*self.model.file;
         let bytes = self.check(path)?;
         let vocabulary = self.read(path, LlamaModelParams::default().with_vocab_only(true))?;
-        let trained = vocabulary.n_ctx_train() as usize;
+        // Without its weights a model does not tell it but in its description.
+        let architecture = vocabulary.meta_val_str("general.architecture").unwrap_or_default();
+        let trained = vocabulary.meta_val_str(&format!("{architecture}.context_length")).ok();
+        let trained = trained.and_then(|text| text.parse().ok()).unwrap_or(CONTEXT);
         let context = options.context.unwrap_or(trained.clamp(1, CONTEXT));
         if context > trained {
             tracing::warn!(
