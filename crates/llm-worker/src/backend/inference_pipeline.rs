@@ -155,7 +155,7 @@ impl BatchSession for Session<'_> {
 }
 
 impl Session<'_> {
-    /// Takes a text in: into the free slot whose cache has most of its prompt, of equal ones the one that was left alone longest.
+    /// Takes a text in: into the free slot that knows its prompt best, of equal ones the one that was left alone longest.
     fn begin(
         &mut self,
         Inference { request, prompt }: Inference,
@@ -166,7 +166,7 @@ impl Session<'_> {
             None => self.pipeline.reader.read(&request)?,
         };
         let free = self.slots.iter_mut().filter(|slot| slot.job.is_none());
-        let best = free.max_by_key(|slot| (slot.reusable(&prompt.tokens), std::cmp::Reverse(slot.last_used)));
+        let best = free.max_by_key(|slot| (slot.worth(&prompt.tokens), std::cmp::Reverse(slot.last_used)));
         let Some(slot) = best else { return Err(ApiError::internal("a text was taken in without a place for it")) };
         let mut reused = slot.reusable(&prompt.tokens);
         let from = u32::try_from(reused).ok();

@@ -61,6 +61,14 @@ impl Slot {
         let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         common.min(prompt.len().saturating_sub(1))
     }
+
+    /// How much of the prompt is gained by taking this slot. A few tokens that all texts begin with are not worth another text's
+    /// cache.
+    pub(super) fn worth(&self, prompt: &[LlamaToken]) -> usize {
+        const FEW: usize = 16;
+        let reusable = self.reusable(prompt);
+        if reusable >= FEW || 2 * reusable >= self.cached.len() { reusable } else { 0 }
+    }
 }
 
 impl Job {
