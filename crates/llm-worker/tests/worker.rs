@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const SEA: &str = "Describe a picture of the sea at night.";
 
 async fn worker() -> Worker {
-    let worker = Worker::start(&["--model", RANDOM, "--slots", "4", "--threads", "2"]);
+    let worker = Worker::start(&["--model", RANDOM, "--slots", "4"]);
     worker.ready().await;
     worker
 }
@@ -141,8 +141,8 @@ async fn a_cancelled_text_ends_at_the_next_token() {
     let mut events = worker.client().events(&id, 0);
     while !matches!(events.next().await.unwrap(), Some((_, JobEvent::Token { .. }))) {}
     worker.client().cancel_job(&id).await.unwrap();
-    assert_eq!(worker.job(&id).await.state, JobState::Cancelled);
     assert!(matches!(worker.events(&id).await.last(), Some(JobEvent::Cancelled {})));
+    assert_eq!(worker.job(&id).await.state, JobState::Cancelled);
     worker.client().cancel_job(&id).await.unwrap();
     worker.infer(question(SEA, json!({"max_tokens": 3}))).await;
 }

@@ -47,7 +47,8 @@ pub(crate) fn program(name: &str, arguments: &[&str]) -> Command {
 
 impl Worker {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut process = program("cpu", &["--port", "0"]).args(arguments).spawn().unwrap();
+        // One thread each: many workers run at once here, and llama.cpp's threads wait for each other without sleeping.
+        let mut process = program("cpu", &["--port", "0", "--threads", "1"]).args(arguments).spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let url = lines
             .by_ref()
