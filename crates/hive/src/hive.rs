@@ -7,7 +7,7 @@ use broker::{HiveRecord, WorkKind};
 use model_store::ModelStore;
 use operations_contract::{LOCALHOST, WorkerKind};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -52,8 +52,6 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     /// The most that workers for a model were seen to hold.
     pub(crate) measured: Mutex<HashMap<(WorkKind, String), u64>>,
-    /// Workers that died and were not asked to, since the hive began.
-    pub(crate) deaths: AtomicU64,
     workers: Mutex<HashMap<String, Arc<Worker>>>,
     pub(crate) backoff: Mutex<Backoff<String>>,
     /// Where workers call back to; known once the hive listens.
@@ -78,7 +76,6 @@ impl Hive {
             spawner,
             ledger,
             measured: Mutex::default(),
-            deaths: AtomicU64::new(0),
             workers: Mutex::default(),
             backoff: Mutex::default(),
             callback: Mutex::default(),
@@ -152,11 +149,6 @@ impl Hive {
     /// Wakes those who wait for a change.
     pub(crate) fn changed(&self) {
         self.shared.changed.send_modify(|version| *version += 1);
-    }
-
-    /// How many workers died without being asked to, since the hive began.
-    pub fn deaths(&self) -> u64 {
-        self.shared.deaths.load(Ordering::Relaxed)
     }
 
     /// Changes whenever a worker got ready or ended.
@@ -250,6 +242,7 @@ impl Hive {
             workers.insert(worker.id.clone(), worker.clone());
         }
         let callback = shared.callback.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        metrics::counter!("rbee_worker_starts_total").increment(1);
         tokio::spawn(process::supervise(shared.clone(), worker.clone(), spec.clone(), program, callback));
         Ok(worker)
     }
@@ -305,7 +298,7 @@ impl Shared {
             tracing::info!(worker = worker.id, "a worker was stopped");
         } else {
             tracing::warn!(worker = worker.id, model = worker.model, reason = end.reason(), "a worker ended");
-            self.deaths.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("rbee_worker_deaths_total").increment(1);
             if worker.spawned {
                 self.backoff().failed(worker.model.clone());
             }

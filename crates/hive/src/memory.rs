@@ -34,6 +34,7 @@ impl Hive {
         let Ok(Ok(info)) = tokio::time::timeout(PATIENCE, client.info()).await else { return };
         let Some(used) = info.memory.map(|memory| memory.used_bytes) else { return };
         let most = handle.worker.measured.fetch_max(used, Ordering::AcqRel).max(used);
+        metrics::gauge!("rbee_worker_memory_bytes", "model" => handle.name().to_owned()).set(used as f64);
         if handle.worker.has_worked() {
             let mut measured = self.shared.measured.lock().unwrap_or_else(PoisonError::into_inner);
             let known = measured.entry((handle.kind(), handle.name().to_owned())).or_default();

@@ -5,8 +5,8 @@ use crate::worker::{End, WorkerHandle};
 use broker::{BrokerError, Ending, GiveBack, Outcome, PictureRef};
 use bytes::Bytes;
 use job_server::client::{Client, ClientError};
-use operations_contract::{ApiError, Completion, ErrorCode, ImageCompletion, JobEvent, Operation, Validated};
-use std::time::Duration;
+use operations_contract::{ApiError, Completion, ErrorCode, ImageCompletion, JobEvent, Operation, Phase, Validated};
+use std::time::{Duration, Instant};
 
 /// What an attempt came to.
 #[derive(Debug)]
@@ -38,7 +38,8 @@ pub(crate) async fn attempt(
         Ok(client) => client,
         Err(error) => return Attempt::Back(GiveBack::Refused { reason: error.to_string() }),
     };
-    let mut relay = Relay { assignment, worker, client, remote_id: String::new(), deadline: None };
+    let mut relay =
+        Relay { assignment, worker, client, remote_id: String::new(), deadline: None, stopwatch: Stopwatch::default() };
     tokio::select! {
         biased;
         attempt = relay.run(operation) => attempt,
@@ -71,6 +72,51 @@ struct Relay<'a> {
     remote_id: String,
     /// When a cancelled job is given up.
     deadline: Option<tokio::time::Instant>,
+    stopwatch: Stopwatch,
+}
+
+/// Times the phases of an attempt, for `/metrics`.
+#[derive(Debug, Default)]
+struct Stopwatch {
+    phase: Option<(Phase, Instant)>,
+    /// Denoising steps done.
+    steps: u64,
+}
+
+impl Stopwatch {
+    fn progress(&mut self, phase: Phase, step: u64) {
+        if self.phase.is_none_or(|(current, _)| current != phase) {
+            self.lap();
+            self.phase = Some((phase, Instant::now()));
+        }
+        if phase == Phase::Denoising && step > self.steps {
+            metrics::counter!("rbee_steps_total").increment(step - self.steps);
+            self.steps = step;
+        }
+    }
+
+    /// The phase that runs has ended.
+    fn lap(&mut self) {
+        let Some((phase, began)) = self.phase.take() else { return };
+        let seconds = began.elapsed().as_secs_f64();
+        let name = match phase {
+            Phase::Downloading => "downloading",
+            Phase::Loading => "loading",
+            Phase::Encoding => "encoding",
+            Phase::Denoising => "denoising",
+            Phase::Decoding => "decoding",
+        };
+        metrics::histogram!("rbee_phase_seconds", "phase" => name).record(seconds);
+        if phase == Phase::Denoising && self.steps > 0 && seconds > 0.0 {
+            metrics::gauge!("rbee_steps_per_second").set(self.steps as f64 / seconds);
+        }
+    }
+}
+
+impl Drop for Stopwatch {
+    fn drop(&mut self) {
+        self.lap();
+    }
 }
 
 impl Relay<'_> {
@@ -128,7 +174,10 @@ impl Relay<'_> {
     }
 
     /// Passes one event on; the last one ends the attempt.
-    async fn relay(&self, event: JobEvent) -> Option<Attempt> {
+    async fn relay(&mut self, event: JobEvent) -> Option<Attempt> {
+        if let JobEvent::Progress { step, phase: Some(phase), .. } = &event {
+            self.stopwatch.progress(*phase, *step);
+        }
         Some(match event {
             // Where it waits at the worker is the worker's own count: the queue that clients see is the queen's.
             JobEvent::Queued { .. } => return None,

@@ -86,6 +86,7 @@ impl HiveOptions {
 /// # Errors
 /// It cannot listen, or its folder cannot be written to.
 pub async fn run(args: HiveArgs, programs: Programs) -> anyhow::Result<()> {
+    job_server::record_metrics();
     let hive = Hive::new(args.options.config(programs)?)?;
     let (listener, access) = args.listen.listen(Port::Exactly(HIVE_PORT)).await?;
     let address = listener.local_addr()?;

@@ -7,6 +7,7 @@
 //! the log at his own pace and cannot hold the writer up.
 
 mod access;
+mod bounded;
 mod caller;
 pub mod client;
 mod clock;
@@ -28,6 +29,7 @@ pub use failure::Failure;
 pub use handle::{Ending, JobHandle, Ongoing, Outcome, Picture};
 pub use jobs::{Events, Idempotency, JobTotals, Jobs, Submission};
 pub use listen::{ListenArgs, ListenError, Port};
+pub use metrics::record_metrics;
 pub use openapi::openapi;
 pub use registry::{JobRegistry, RegistryLimits};
 pub use routes::{JobServer, router, router_with};

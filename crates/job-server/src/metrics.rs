@@ -1,9 +1,28 @@
 use crate::jobs::JobTotals;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use operations_contract::Info;
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 /// The content type of Prometheus' text format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds of times, in seconds: from a step of a small model to a large picture on an old machine.
+const SECONDS: [f64; 14] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
+
+static RECORDED: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Records what the crates of this process count and time (the crate `metrics`), for `/metrics` to tell.
+pub fn record_metrics() {
+    let builder = PrometheusBuilder::new().set_buckets(&SECONDS);
+    match builder.map(PrometheusBuilder::install_recorder) {
+        Ok(Ok(handle)) => {
+            // Only one recorder can be installed.
+            let _ = RECORDED.set(handle);
+        }
+        Ok(Err(error)) | Err(error) => tracing::debug!("counters are not recorded: {error}"),
+    }
+}
 
 /// What Prometheus reads.
 pub(crate) fn render(totals: &JobTotals, info: &Info, ready: bool) -> String {
@@ -57,6 +76,10 @@ pub(crate) fn render(totals: &JobTotals, info: &Info, ready: bool) -> String {
             "Memory that the process holds.",
             &one(memory.used_bytes.to_string()),
         );
+    }
+    if let Some(recorded) = RECORDED.get() {
+        recorded.run_upkeep();
+        text.push_str(&recorded.render());
     }
     text
 }

@@ -1,6 +1,6 @@
+use crate::bounded::Bounded;
 use crate::jobs::Jobs;
 use axum::Router;
-use axum::serve::ListenerExt as _;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
@@ -23,10 +23,7 @@ pub async fn serve(
     jobs: impl Jobs,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    // Events are small and each is wanted at once.
-    let listener = listener.tap_io(|tcp| {
-        let _ = tcp.set_nodelay(true);
-    });
+    let listener = Bounded::new(listener);
     let (drained, mut is_drained) = oneshot::channel();
     let draining = async move {
         stop.await;

@@ -42,6 +42,7 @@ impl Default for QueenArgs {
 /// # Errors
 /// Another queen has the data folder, it cannot listen, or the folder cannot be written to.
 pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
+    job_server::record_metrics();
     let config = args.hive.config(programs)?;
     let folder = config.data_dir.path().to_path_buf();
     let lock = QueenLock::take(&folder)?;
@@ -68,6 +69,7 @@ pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
     let queen = QueenServer::new(broker.clone(), hive.clone(), addresses.clone());
     let operator = Arc::new(QueenOperator(queen.clone()));
     queen.queen_jobs().set_agent(Agent::start(hive.clone(), broker, operator, Some(addresses.hive)).await?);
+    queen.queen_jobs().count_earlier().await;
     let sweeping = tokio::spawn(sweep(queen.clone()));
     let jobs = queen.jobs().clone();
     let served = job_server::serve(listener, queen.router(&access), jobs, job_server::stop_signal()).await;

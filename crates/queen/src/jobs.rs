@@ -21,9 +21,23 @@ struct Shared {
     closed: AtomicBool,
     admitted: AtomicU64,
     refused: AtomicU64,
+    ended: Ended,
     listeners: Arc<AtomicUsize>,
 }
 
+/// Jobs that ended since she began, by how.
+#[derive(Debug, Default)]
+struct Ended {
+    complete: AtomicU64,
+    error: AtomicU64,
+    cancelled: AtomicU64,
+    run_ms: AtomicU64,
+}
+
+/// One question after the end of a job waits so long for the answer.
+const LISTEN: Duration = Duration::from_secs(600);
+/// Jobs of an earlier queen whose ends are counted.
+const EARLIER: usize = 10_000;
 /// How long a cancelled job gets to end before the answer says how it stands.
 const SETTLE: Duration = Duration::from_millis(250);
 
@@ -35,6 +49,7 @@ impl QueenJobs {
             closed: AtomicBool::new(false),
             admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            ended: Ended::default(),
             listeners: Arc::default(),
         }))
     }
@@ -49,6 +64,36 @@ impl QueenJobs {
         let _ = self.0.agent.set(agent);
     }
 
+    /// Counts the ends of jobs that an earlier queen took, too.
+    pub(crate) async fn count_earlier(&self) {
+        for state in [JobState::Running, JobState::Queued] {
+            let filter = JobFilter { state: Some(state), owner: None, limit: EARLIER };
+            for record in self.0.broker.list(filter).await.unwrap_or_default() {
+                tokio::spawn(self.clone().count_end(record.job.job_id));
+            }
+        }
+    }
+
+    /// Waits for the end of a job, and counts it.
+    async fn count_end(self, id: String) {
+        while !self.0.broker.settled(&id, LISTEN).await.unwrap_or(true) {}
+        let Ok(JobRecord { job, .. }) = self.0.broker.job(&id).await else { return };
+        let Ended { complete, error, cancelled, run_ms } = &self.0.ended;
+        match job.state {
+            JobState::Complete => complete.fetch_add(1, Ordering::Relaxed),
+            JobState::Cancelled => cancelled.fetch_add(1, Ordering::Relaxed),
+            JobState::Error | JobState::Queued | JobState::Running => error.fetch_add(1, Ordering::Relaxed),
+        };
+        let (Some(started), Some(finished)) = (job.started_ms, job.finished_ms) else { return };
+        let ran = finished.saturating_sub(started);
+        run_ms.fetch_add(ran, Ordering::Relaxed);
+        let seconds = |millis: u64| Duration::from_millis(millis).as_secs_f64();
+        let operation = || job.operation.clone();
+        metrics::histogram!("rbee_job_running_seconds", "operation" => operation()).record(seconds(ran));
+        let waited = started.saturating_sub(job.created_ms);
+        metrics::histogram!("rbee_job_waiting_seconds", "operation" => operation()).record(seconds(waited));
+    }
+
     /// Takes a job; it is on disk when this returns.
     pub(crate) async fn submit(&self, job: NewJob) -> Result<JobResponse, ApiError> {
         self.open()?;
@@ -56,6 +101,7 @@ impl QueenJobs {
             Ok(submitted) => {
                 if submitted.new {
                     self.0.admitted.fetch_add(1, Ordering::Relaxed);
+                    tokio::spawn(self.clone().count_end(submitted.job_id.clone()));
                 }
                 Ok(JobResponse::new(submitted.job_id))
             }
@@ -170,8 +216,11 @@ impl Jobs for QueenJobs {
             kept: counts.kept,
             admitted: self.0.admitted.load(Ordering::Relaxed),
             refused: self.0.refused.load(Ordering::Relaxed),
+            complete: self.0.ended.complete.load(Ordering::Relaxed),
+            error: self.0.ended.error.load(Ordering::Relaxed),
+            cancelled: self.0.ended.cancelled.load(Ordering::Relaxed),
+            run: Duration::from_millis(self.0.ended.run_ms.load(Ordering::Relaxed)),
             listeners: self.0.listeners.load(Ordering::Relaxed),
-            ..JobTotals::default()
         }
     }
 

@@ -30,6 +30,34 @@ impl Drop for Companion {
     }
 }
 
+/// A worker that nobody else serves, because the job for which it was started is its first. Where that job does not wait
+/// for it any more, it is as good as any other.
+struct Reserved {
+    shared: Arc<Shared>,
+    worker_id: Option<String>,
+}
+
+impl Reserved {
+    fn new(shared: Arc<Shared>, worker_id: String) -> Self {
+        shared.served().insert(worker_id.clone());
+        Self { shared, worker_id: Some(worker_id) }
+    }
+
+    /// The job has it now.
+    fn keep(mut self) {
+        self.worker_id = None;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(worker_id) = self.worker_id.take() {
+            self.shared.served().remove(&worker_id);
+            self.shared.hive.changed();
+        }
+    }
+}
+
 /// Why there is no worker for a job.
 enum NoWorker {
     Refused(ApiError),
@@ -147,19 +175,17 @@ impl Agent {
         }
         job.progress(0, 1, Phase::Loading, None);
         let spec = WorkerSpec::for_model(want.kind, model);
-        let begun = {
+        let (begun, reserved) = {
             let _room = self.0.room.lock().await;
             hive.make_room(&spec, |message| job.narrate(Level::Info, "hive", message)).await.map_err(no_worker)?;
             let begun = hive.begin(&spec).map_err(no_worker)?;
-            self.0.served().insert(begun.id.clone());
-            begun
+            let reserved = Reserved::new(self.0.clone(), begun.id.clone());
+            (begun, reserved)
         };
         drop(mark);
-        let id = begun.id.clone();
-        hive.wait_until_ready(begun).await.map_err(|error| {
-            self.0.served().remove(&id);
-            no_worker(error)
-        })
+        let worker = hive.wait_until_ready(begun).await.map_err(no_worker)?;
+        reserved.keep();
+        Ok(worker)
     }
 }
 

@@ -49,7 +49,9 @@ impl Agent {
             tracing::info!(worker = worker.id(), ms = began.elapsed().as_millis(), "{}", described(&attempt));
             attempt
         };
-        match attempt.instrument(span).await {
+        let attempt = attempt.instrument(span).await;
+        metrics::counter!("rbee_attempts_total", "outcome" => outcome(&attempt)).increment(1);
+        match attempt {
             Attempt::Ended(ending) => {
                 if matches!(ending, Ending::Complete(_)) {
                     self.0.hive.worked(worker.name());
@@ -75,6 +77,17 @@ impl Agent {
             attempt = relay::attempt(job, worker, &operation) => attempt,
             () = self.0.leaving.cancelled() => Attempt::Back(self.why()),
         }
+    }
+}
+
+fn outcome(attempt: &Attempt) -> &'static str {
+    match attempt {
+        Attempt::Ended(Ending::Complete(_)) => "complete",
+        Attempt::Ended(Ending::Error(_)) => "error",
+        Attempt::Ended(Ending::Cancelled) => "cancelled",
+        Attempt::Back(GiveBack::WorkerDied { .. }) => "worker_died",
+        Attempt::Back(_) => "given_back",
+        Attempt::Lost => "lost",
     }
 }
 
