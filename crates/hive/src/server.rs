@@ -59,7 +59,7 @@ pub struct HiveArgs {
     #[arg(long, env = "RBEE_QUEEN", value_name = "URL", requires = "token")]
     pub queen: Option<String>,
     /// Token that this queen gave out: rbee hive invite.
-    #[arg(long, env = "RBEE_HIVE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(long, env = "RBEE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
 }
 

@@ -85,7 +85,7 @@ impl QueenServer {
         };
         let hives = self.hives().await?;
         if let Some(id) = &route.worker_id {
-            return self.named_worker(&hives, id, &route, hive_id);
+            return self.named_worker(&hives, id, &route, hive_id.as_deref());
         }
         let default = self.default_model(route.kind);
         let asked = route.model.as_deref().unwrap_or(&default);
@@ -120,10 +120,10 @@ impl QueenServer {
         hives: &[HiveRecord],
         id: &str,
         route: &Route,
-        hive_id: Option<String>,
+        hive_id: Option<&str>,
     ) -> Result<Want, ApiError> {
         let workers = || hives.iter().flat_map(|hive| hive.workers.iter().map(move |worker| (hive, worker)));
-        let fits = |hive: &HiveRecord| hive_id.as_ref().is_none_or(|id| *id == hive.hive_id);
+        let fits = |hive: &HiveRecord| hive_id.is_none_or(|id| id == hive.hive_id);
         let Some((hive, worker)) = workers().find(|(hive, worker)| worker.worker_id == id && fits(hive)) else {
             let known: Vec<&str> = workers().map(|(_, worker)| &*worker.worker_id).collect();
             let known =

@@ -1,6 +1,6 @@
 use crate::jobs::QueenJobs;
 use crate::settings::Settings;
-use crate::{explain, keys};
+use crate::{explain, keys, ollama, openai};
 use axum::Router;
 use broker::{Broker, HiveRecord, WorkKind};
 use job_server::{Access, JobServer, Jobs as _, Submission, router_with};
@@ -44,7 +44,9 @@ impl QueenServer {
         let more = hives
             .merge(rbee_hive::log_routes(self.hive().clone()))
             .merge(explain::routes(self.clone()))
-            .merge(keys::routes(self.clone()));
+            .merge(keys::routes(self.clone()))
+            .merge(openai::router(self.clone()))
+            .merge(ollama::router(self.clone()));
         router_with(self.clone(), access, more.merge(crate::settings::routes(self.clone())))
     }
 

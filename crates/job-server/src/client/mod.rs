@@ -17,6 +17,23 @@ pub struct Client {
     key: Option<String>,
 }
 
+/// A text that is read piece by piece.
+#[derive(Debug)]
+pub struct TextStream {
+    client: Client,
+    response: reqwest::Response,
+}
+
+impl TextStream {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, ClientError> {
+        self.response.chunk().await.map_err(|error| self.client.unreachable(&error))
+    }
+}
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -164,6 +181,57 @@ impl Client {
     /// It cannot be reached, or is none of ours.
     pub async fn alive(&self) -> Result<(), ClientError> {
         self.send(self.http.get(self.at(&["health"])).timeout(CONNECT_TIMEOUT)).await.map(drop)
+    }
+
+    /// Asks for what one server has beside jobs, in JSON: `GET` of the path whose parts these are.
+    ///
+    /// # Errors
+    /// The server refuses, cannot be reached, or answers with something else.
+    pub async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ClientError> {
+        self.json(self.http.get(self.at(path))).await
+    }
+
+    /// As [`Client::get`], with `POST` and a body.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &impl serde::Serialize,
+    ) -> Result<T, ClientError> {
+        self.json(self.http.post(self.at(path)).json(body)).await
+    }
+
+    /// As [`Client::get`], with `PUT` and a body.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &impl serde::Serialize,
+    ) -> Result<T, ClientError> {
+        self.json(self.http.put(self.at(path)).json(body)).await
+    }
+
+    /// Removes what a path names: `DELETE`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn delete(&self, path: &[&str]) -> Result<(), ClientError> {
+        self.send(self.http.delete(self.at(path)).timeout(ANSWER_TIMEOUT)).await.map(drop)
+    }
+
+    /// Reads a text as it comes, which may be without end: `GET` with a query.
+    ///
+    /// # Errors
+    /// The server refuses or cannot be reached.
+    pub async fn text(&self, path: &[&str], query: &[(&str, &str)]) -> Result<TextStream, ClientError> {
+        let mut url = self.at(path);
+        url.query_pairs_mut().extend_pairs(query);
+        let response = self.send(self.http.get(url)).await?;
+        Ok(TextStream { client: self.clone(), response })
     }
 
     /// A job's events from the one after `after` on (0: from the first).
