@@ -139,10 +139,11 @@ mod tests {
             failure.to_string(),
             "width must be a multiple of 8, got 500\n  field: width (--width)\n  next: try --width 496 or --width 504"
         );
-        assert_eq!(
-            failure.to_json().to_string(),
-            r#"{"error":{"code":"invalid_request","hint":"try --width 496 or --width 504","message":"width must be a multiple of 8, got 500","param":"width"}}"#
-        );
+        let expected = serde_json::json!({"error": {
+            "code": "invalid_request", "message": "width must be a multiple of 8, got 500", "param": "width",
+            "hint": "try --width 496 or --width 504",
+        }});
+        assert_eq!(failure.to_json(), expected);
     }
 
     #[test]

@@ -60,6 +60,9 @@ pub(crate) struct Paint {
     /// The same as the argument.
     #[arg(long = "prompt", id = "prompt_flag", value_name = "TEXT", help_heading = "Picture")]
     pub(crate) prompt_flag: Option<String>,
+    /// Let the default language model make the prompt: it describes a picture of what is given.
+    #[arg(long, help_heading = "Picture")]
+    pub(crate) describe: bool,
     #[command(flatten)]
     pub(crate) settings: Settings,
     /// Where the pictures go: a file, a pattern with {index} or {seed}, a folder, or - for standard output.
@@ -153,7 +156,7 @@ pub(crate) struct ShowArgs {
     pub(crate) json: bool,
 }
 
-fn priority(text: &str) -> Result<Priority, String> {
+pub(super) fn priority(text: &str) -> Result<Priority, String> {
     match text {
         "low" => Ok(Priority::Low),
         "normal" => Ok(Priority::Normal),

@@ -1,18 +1,27 @@
 //! The command line as types: the doc comments are its manual.
 
+mod hive;
 mod image;
+mod infer;
+mod key;
+mod model;
 #[cfg(test)]
 mod tests;
+mod worker;
 
+pub(crate) use hive::{HiveCommand, HiveTarget, InviteArgs};
 pub(crate) use image::{ImageCommand, ImageSource, JsonOutput, Paint, ShowArgs};
+pub(crate) use infer::{ChatArgs, InferArgs, Sampling};
+pub(crate) use key::{KeyCommand, KeyCreateArgs, KeyListArgs, KeyRevokeArgs};
+pub(crate) use model::{ModelCommand, ModelDefaultArgs, ModelDownloadArgs, ModelIdArgs, ModelListArgs};
+pub(crate) use worker::{LogsArgs, SpawnArgs, WorkerCommand, WorkerListArgs, WorkerPidArgs};
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use queen_rbee::QueenArgs;
-use rbee_hive::HiveArgs;
-use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Paints pictures on your own machines. Nothing leaves the house.
+/// Paints pictures and writes text on your own machines. Nothing leaves the house.
 #[derive(Debug, Parser)]
 #[command(
     name = "rbee",
@@ -32,22 +41,41 @@ pub(crate) enum Command {
     /// Paint pictures, and look at them.
     #[command(subcommand)]
     Image(Box<ImageCommand>),
+    /// Let a language model continue a text or answer a question.
+    Infer(Box<InferArgs>),
+    /// Talk with a language model: a conversation, line by line.
+    Chat(Box<ChatArgs>),
     /// See what was asked for, and cancel it.
     #[command(subcommand)]
     Job(JobCommand),
+    /// Download models, see which are there, and delete them.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Start, see and stop worker processes, or be one.
+    #[command(subcommand)]
+    Worker(WorkerCommand),
+    /// Run a hive in the foreground, see the hives, or invite one of another machine.
+    Hive(Box<HiveCommand>),
+    /// Make, see and revoke the keys with which others may ask.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Start the queen in the background, where none answers.
     Up(Client),
     /// Stop the queen that runs in the background, and her workers.
     Down(DownArgs),
     /// Show queen, hives, workers and queue.
     Status(StatusArgs),
+    /// Let queen and hives test themselves, and say what to do.
+    Doctor(DoctorArgs),
     /// Run a queen in the foreground: the one API that clients talk to.
     Queen(QueenArgs),
-    /// Run a hive in the foreground: it starts and watches the workers of this machine.
-    Hive(HiveArgs),
-    /// Run one worker in the foreground.
-    #[command(subcommand)]
-    Worker(WorkerCommand),
+    /// Print what completes commands in a shell: rbee completions bash > ~/.local/share/bash-completion/completions/rbee
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page: rbee man | man -l -
+    Man,
 }
 
 /// Which queen is asked.
@@ -80,6 +108,8 @@ pub(crate) enum JobCommand {
     Watch(JobArgs),
     /// Cancel a job; asking twice is no error.
     Cancel(JobArgs),
+    /// Say why a job waits, and for how long.
+    Explain(JobArgs),
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +147,9 @@ pub(crate) struct DownArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// Stay, and show what changes, until Ctrl-C.
+    #[arg(long, short, conflicts_with = "json")]
+    pub(crate) watch: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -124,17 +157,16 @@ pub(crate) struct StatusArgs {
     pub(crate) client: Client,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum WorkerCommand {
-    /// Run an image worker on the CPU.
-    Sd(Box<sd_worker_rbee::Args>),
-    /// Run a language worker on the CPU: starts llm-worker-cpu from beside rbee or from PATH.
-    #[command(disable_help_flag = true)]
-    Llm {
-        /// Flags of llm-worker-cpu.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
-        arguments: Vec<OsString>,
-    },
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Hive to test (default: the one of the queen's own machine).
+    #[arg(long, default_value = operations_contract::LOCALHOST, value_name = "ID")]
+    pub(crate) hive_id: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) client: Client,
 }
 
 impl Cli {
@@ -147,10 +179,26 @@ impl Cli {
                 | ImageCommand::Inpaint { paint, .. } => paint.json.is_some(),
                 ImageCommand::Show(args) => args.json,
             },
-            Command::Job(JobCommand::List(args)) => args.json,
-            Command::Job(JobCommand::Show(args) | JobCommand::Watch(args) | JobCommand::Cancel(args)) => args.json,
+            Command::Infer(args) => args.json.is_some(),
+            Command::Job(command) => match command {
+                JobCommand::List(args) => args.json,
+                JobCommand::Show(args)
+                | JobCommand::Watch(args)
+                | JobCommand::Cancel(args)
+                | JobCommand::Explain(args) => args.json,
+            },
+            Command::Model(command) => command.wants_json(),
+            Command::Worker(command) => command.wants_json(),
+            Command::Hive(command) => command.wants_json(),
+            Command::Key(command) => command.wants_json(),
             Command::Status(args) => args.json,
-            Command::Up(_) | Command::Down(_) | Command::Queen(_) | Command::Hive(_) | Command::Worker(_) => false,
+            Command::Doctor(args) => args.json,
+            Command::Chat(_)
+            | Command::Up(_)
+            | Command::Down(_)
+            | Command::Queen(_)
+            | Command::Completions { .. }
+            | Command::Man => false,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::show::Terminal;
 use job_server::client::Client;
 use operations_contract::{
     Base64Bytes, Completion, ErrorCode, IMAGE_BYTES, ImageCompletion, ImageGenerationRequest, ImageInpaintRequest,
-    ImageTransformRequest, JobEvent, Operation,
+    ImageTransformRequest, InferRequest, JobEvent, Message, Operation, Role,
 };
 use serde_json::{Value, json};
 use std::io::Read;
@@ -56,6 +56,13 @@ async fn run_job(operation: Operation, paint: &Paint, interrupts: &mut Interrupt
     progress.state("looking for the queen");
     let painted = async {
         let client = interrupts.or(daemon::connect(&paint.client, &|text| progress.note(text))).await?;
+        let operation = if paint.describe {
+            let mut operation = operation.into_inner();
+            describe(&client, &mut operation, interrupts, &mut progress).await?;
+            operation.validate()?
+        } else {
+            operation
+        };
         // From here on a job may exist, and Ctrl-C must cancel it.
         let job_id = client.create_job(&operation).await?.job_id;
         let events = paint.json == Some(JsonOutput::Events);
@@ -68,7 +75,7 @@ async fn run_job(operation: Operation, paint: &Paint, interrupts: &mut Interrupt
         })
         .await?;
         match completion {
-            Completion::Image(completion) => Ok((client, job_id, completion)),
+            Completion::Image(completion) => Ok((client, operation, job_id, completion)),
             Completion::Text(_) | Completion::Result { .. } => {
                 Err(Failure::new(Exit::Failed, "the queen answered with something that is no picture"))
             }
@@ -76,7 +83,7 @@ async fn run_job(operation: Operation, paint: &Paint, interrupts: &mut Interrupt
     }
     .await;
     progress.clear();
-    let (client, job_id, completion) = painted?;
+    let (client, operation, job_id, completion) = painted?;
     let prompt = operation_prompt(&operation);
     let files = save(&client, &job_id, &completion, &output, prompt, terminal.as_ref()).await?;
     report(paint, &job_id, &completion, &files)
@@ -192,13 +199,40 @@ fn operation_prompt(operation: &Operation) -> &str {
     }
 }
 
+/// Puts what the default language model writes about the prompt in the prompt's place, and says what that is.
+async fn describe(
+    client: &Client,
+    operation: &mut Operation,
+    interrupts: &mut Interrupts,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let prompt = match operation {
+        Operation::ImageGeneration(request) => &mut request.prompt,
+        Operation::ImageTransform(request) => &mut request.prompt,
+        Operation::ImageInpaint(request) => &mut request.prompt,
+        _ => return Ok(()),
+    };
+    let asked = Message::new(Role::User, format!("Describe a picture of {}.", prompt.trim_end_matches('.')));
+    let request = InferRequest { messages: Some(vec![asked]), stream: false, ..InferRequest::default() };
+    let job_id = client.create_job(&Operation::Infer(request).validate()?).await?.job_id;
+    let manner = Manner { cancel_on_interrupt: true, prints_events: false };
+    match follow(client, &job_id, interrupts, progress, manner, |_, _, _| Ok(())).await? {
+        Completion::Text(completion) => completion.text.trim().clone_into(prompt),
+        Completion::Image(_) | Completion::Result { .. } => {
+            return Err(Failure::new(Exit::Failed, "the queen answered with something that is no text"));
+        }
+    }
+    progress.note(&format!("prompt: {prompt}"));
+    Ok(())
+}
+
 /// The fields that all three operations have; `generate` has no others.
 fn generation(paint: &Paint) -> Result<ImageGenerationRequest, Failure> {
     let settings = &paint.settings;
     Ok(ImageGenerationRequest {
         hive_id: settings.hive_id.clone(),
-        model: settings.model.as_deref().map(model),
-        prompt: prompt(paint)?,
+        model: settings.model.as_deref().map(super::model_path),
+        prompt: super::ask::prompt(paint.prompt.as_deref(), paint.prompt_flag.as_deref())?,
         negative_prompt: settings.negative_prompt.clone(),
         steps: settings.steps,
         guidance_scale: settings.guidance_scale,
@@ -261,27 +295,6 @@ macro_rules! with_settings {
 
 with_settings!(transform, ImageTransformRequest);
 with_settings!(inpaint, ImageInpaintRequest);
-
-/// The queen has another current folder than the one who names a path here.
-fn model(given: &str) -> String {
-    let path = Path::new(given);
-    let is_name = operations_contract::well_known(given).is_some();
-    if !is_name && path.exists() { absolute(path).to_string_lossy().into_owned() } else { given.to_owned() }
-}
-
-fn prompt(paint: &Paint) -> Result<String, Failure> {
-    let given = paint.prompt.as_ref().or(paint.prompt_flag.as_ref()).cloned().unwrap_or_default();
-    if paint.prompt.as_deref() != Some("-") {
-        return Ok(given);
-    }
-    let mut text = String::new();
-    let most = operations_contract::PROMPT_BYTES as u64 + 1;
-    std::io::stdin()
-        .take(most)
-        .read_to_string(&mut text)
-        .map_err(|error| Failure::new(Exit::Usage, format!("cannot read the prompt from standard input: {error}")))?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
-}
 
 fn init_image(source: &ImageSource) -> Result<Base64Bytes, Failure> {
     read_image("--init-image", &source.init_image)

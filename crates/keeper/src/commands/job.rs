@@ -1,11 +1,12 @@
-use crate::cli::{self, JobArgs, JobCommand, JobListArgs};
-use crate::daemon;
+use super::ask::{cell, running_queen};
+use crate::cli::{JobArgs, JobCommand, JobListArgs};
 use crate::failure::{Exit, Failure};
 use crate::follow::{Interrupts, Manner, follow};
 use crate::print;
 use crate::progress::{Progress, time};
 use job_server::client::Client;
 use operations_contract::{Completion, Job, JobState};
+use serde_json::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) async fn run(command: JobCommand) -> Result<(), Failure> {
@@ -14,20 +15,13 @@ pub(super) async fn run(command: JobCommand) -> Result<(), Failure> {
         JobCommand::Show(args) => show(&args).await,
         JobCommand::Watch(args) => watch(&args).await,
         JobCommand::Cancel(args) => cancel(&args).await,
+        JobCommand::Explain(args) => explain(&args).await,
     }
-}
-
-/// A queen is not started only to be told that she knows no jobs.
-async fn queen(args: &cli::Client) -> Result<Client, Failure> {
-    daemon::existing(args).await?.ok_or_else(|| {
-        Failure::new(Exit::Unavailable, "no queen runs on this machine, and so there are no jobs")
-            .hint("start one: rbee up")
-    })
 }
 
 async fn list(args: &JobListArgs) -> Result<(), Failure> {
     let state = args.state.as_deref().and_then(JobState::from_word);
-    let list = queen(&args.client).await?.jobs(state, Some(args.limit as usize)).await?;
+    let list = running_queen(&args.client).await?.jobs(state, Some(args.limit as usize)).await?;
     if args.json {
         return print::json(&list);
     }
@@ -48,7 +42,7 @@ fn row(job: &Job) -> Vec<String> {
 }
 
 async fn show(args: &JobArgs) -> Result<(), Failure> {
-    let client = queen(&args.client).await?;
+    let client = running_queen(&args.client).await?;
     let id = full_id(&client, &args.id).await?;
     let job = client.job(&id).await?;
     if args.json {
@@ -85,7 +79,7 @@ async fn show(args: &JobArgs) -> Result<(), Failure> {
 
 async fn watch(args: &JobArgs) -> Result<(), Failure> {
     let mut interrupts = Interrupts::catch();
-    let client = queen(&args.client).await?;
+    let client = running_queen(&args.client).await?;
     let id = full_id(&client, &args.id).await?;
     let mut progress = Progress::new(args.json, 1);
     let manner = Manner { cancel_on_interrupt: false, prints_events: args.json };
@@ -99,7 +93,7 @@ async fn watch(args: &JobArgs) -> Result<(), Failure> {
 }
 
 async fn cancel(args: &JobArgs) -> Result<(), Failure> {
-    let client = queen(&args.client).await?;
+    let client = running_queen(&args.client).await?;
     let id = full_id(&client, &args.id).await?;
     client.cancel_job(&id).await?;
     let job = client.job(&id).await?;
@@ -111,6 +105,17 @@ async fn cancel(args: &JobArgs) -> Result<(), Failure> {
         JobState::Queued | JobState::Running => format!("{id} stops at its next step"),
         JobState::Complete | JobState::Error => format!("{id} had ended before: {}", job.state),
     })
+}
+
+async fn explain(args: &JobArgs) -> Result<(), Failure> {
+    let client = running_queen(&args.client).await?;
+    let id = full_id(&client, &args.id).await?;
+    let answer: Value = client.get(&["v1", "jobs", &id, "explain"]).await?;
+    if args.json {
+        return print::json(&answer);
+    }
+    let waiting = answer["waiting_ms"].as_u64().map(|ms| format!(" (waited {})", time(ms))).unwrap_or_default();
+    print::line(format!("{}: {}{waiting}", cell(&answer, "state"), cell(&answer, "reason")))
 }
 
 /// The job whose id begins with what was given, with or without `job-`.
