@@ -111,6 +111,7 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)` of Python, which templates were written against: minijinja's own
 /// filter escapes what HTML minds and leaves out the spaces.
+#[expect(clippy::needless_pass_by_value, reason = "a filter is handed its options")]
 fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     // Templates may say `ensure_ascii`, `separators` and `sort_keys`; those that matter are as they ask.
