@@ -3,9 +3,14 @@
 use super::{Agent, Holding};
 use crate::relay::{self, Attempt};
 use crate::worker::WorkerHandle;
-use broker::{Ending, GiveBack, Offer};
+use broker::{Ending, GiveBack, Offer, WorkKind};
+use futures_util::future::join_all;
 use std::time::Instant;
 use tracing::Instrument as _;
+
+/// Texts that a language worker writes side by side unless it is told otherwise; one that is told fewer lets the others
+/// wait.
+const TEXTS: usize = 4;
 
 impl Agent {
     /// Gives every ready worker a task that claims for it.
@@ -17,10 +22,17 @@ impl Agent {
         }
     }
 
-    /// Runs `first`, then claims for the worker until it ends. The worker is in the set of those that are served.
-    pub(super) async fn serve(self, worker: WorkerHandle, first: Option<Holding>) {
+    /// Runs `first`, and claims for the worker until it ends. The worker is in the set of those that are served.
+    pub(super) async fn serve(self, worker: WorkerHandle, mut first: Option<Holding>) {
+        let side_by_side = if worker.kind() == WorkKind::Infer { TEXTS } else { 1 };
+        join_all((0..side_by_side).map(|_| self.claim_for(&worker, first.take()))).await;
+        self.0.served().remove(worker.id());
+    }
+
+    /// Does one job after the other.
+    async fn claim_for(&self, worker: &WorkerHandle, first: Option<Holding>) {
         if let Some(holding) = first {
-            self.run(holding, &worker).await;
+            self.run(holding, worker).await;
         }
         let offer =
             Offer::Worker { worker_id: worker.id().to_owned(), kind: worker.kind(), model: worker.name().to_owned() };
@@ -32,10 +44,9 @@ impl Agent {
                 claim = self.claim(vec![offer.clone()]) => claim,
             };
             if let Some(claim) = claim {
-                self.run(self.hold(claim), &worker).await;
+                self.run(self.hold(claim), worker).await;
             }
         }
-        self.0.served().remove(worker.id());
     }
 
     async fn run(&self, holding: Holding, worker: &WorkerHandle) {
