@@ -81,12 +81,12 @@ impl Progress {
             JobEvent::Started { model, worker_id, attempt } => {
                 let model = model.as_deref().unwrap_or("the model");
                 let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
-                match &self.kind {
-                    Kind::Lines => {
-                        line(&format!("{} paints with {model}{again}", worker_id.as_deref().unwrap_or("a worker")));
-                    }
-                    Kind::Bar(_) => self.state(&format!("starting with {model}{again}")),
-                    Kind::Silent => {}
+                match (&self.kind, worker_id) {
+                    (Kind::Lines, Some(worker_id)) => line(&format!("{worker_id} begins with {model}{again}")),
+                    // What queen and hives do themselves has no worker, and begins at once.
+                    (Kind::Lines, None) => {}
+                    (Kind::Bar(_), _) => self.state(&format!("starting with {model}{again}")),
+                    (Kind::Silent, _) => {}
                 }
                 self.phase = None;
             }

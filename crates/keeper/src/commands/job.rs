@@ -5,9 +5,12 @@ use crate::follow::{Interrupts, Manner, follow};
 use crate::print;
 use crate::progress::{Progress, time};
 use job_server::client::Client;
-use operations_contract::{Completion, Job, JobState};
+use operations_contract::{Completion, Job, JobState, OperationKind};
 use serde_json::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// So many jobs a queen lists at once.
+const MOST: usize = 1000;
 
 pub(super) async fn run(command: JobCommand) -> Result<(), Failure> {
     match command {
@@ -21,7 +24,12 @@ pub(super) async fn run(command: JobCommand) -> Result<(), Failure> {
 
 async fn list(args: &JobListArgs) -> Result<(), Failure> {
     let state = args.state.as_deref().and_then(JobState::from_word);
-    let list = running_queen(&args.client).await?.jobs(state, Some(args.limit as usize)).await?;
+    let limit = args.limit as usize;
+    // Questions about the house itself are jobs too, and would bury those that one looks for.
+    let asked = if args.all { limit } else { MOST };
+    let mut list = running_queen(&args.client).await?.jobs(state, Some(asked)).await?;
+    list.jobs.retain(|job| args.all || is_work(&job.operation));
+    list.jobs.truncate(limit);
     if args.json {
         return print::json(&list);
     }
@@ -30,6 +38,12 @@ async fn list(args: &JobListArgs) -> Result<(), Failure> {
     }
     let rows: Vec<Vec<String>> = list.jobs.iter().map(row).collect();
     print::line(print::table(&["JOB", "OPERATION", "STATE", "AGE", "PROGRESS"], &rows))
+}
+
+fn is_work(operation: &str) -> bool {
+    use OperationKind::{ImageGeneration, ImageInpaint, ImageTransform, Infer, ModelDownload};
+    let kind = OperationKind::from_name(operation);
+    kind.is_none_or(|kind| matches!(kind, ImageGeneration | ImageTransform | ImageInpaint | Infer | ModelDownload))
 }
 
 fn row(job: &Job) -> Vec<String> {
@@ -125,7 +139,7 @@ async fn full_id(client: &Client, given: &str) -> Result<String, Failure> {
     if beginning.len() >= WHOLE {
         return Ok(beginning);
     }
-    let jobs = client.jobs(None, Some(1000)).await?.jobs;
+    let jobs = client.jobs(None, Some(MOST)).await?.jobs;
     let mut matching = jobs.iter().filter(|job| job.job_id.starts_with(&beginning));
     match (matching.next(), matching.next()) {
         (Some(job), None) => Ok(job.job_id.clone()),
