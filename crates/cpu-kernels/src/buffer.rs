@@ -52,7 +52,7 @@ impl Buffer {
 /// Asks the system for huge pages behind large memory, best before it is written for the first time. Kernels read many places
 /// at once (the rows of a panel, Winograd's 36 matrices), more than the processor remembers the 4 KiB pages of. Where the
 /// system has none, nothing happens.
-pub fn advise_huge_pages<T>(memory: &[T]) {
+fn advise_huge_pages(memory: &[f32]) {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 4096;

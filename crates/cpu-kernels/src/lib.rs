@@ -10,6 +10,7 @@
 //! Lengths that do not fit their shape are programming errors and panic with both numbers in the message.
 #![allow(unsafe_code)]
 
+mod arena;
 mod attention;
 mod buffer;
 mod conv;
@@ -27,12 +28,13 @@ mod split;
 mod weight;
 mod winograd;
 
+pub use arena::{Arena, ArenaUse, Block};
 pub use attention::{Rows, attention};
-pub use buffer::{Buffer, advise_huge_pages};
+pub use buffer::Buffer;
 pub use conv::{Conv2d, ConvAlgorithm};
 pub use elementwise::{activate, add, concat_channels, nchw_to_nhwc, nhwc_to_nchw, softmax, upsample_nearest, widen};
 pub use isa::{Isa, isa};
 pub use linear::Linear;
-pub use norm::{group_norm, layer_norm};
+pub use norm::{Moments, group_moments, group_norm, group_norm_with, layer_norm};
 pub use peak::peak;
 pub use weight::{Activation, Precision, Weight};

@@ -10,6 +10,35 @@ const SUM_ROWS: usize = 256;
 /// Floats that one task of an elementwise pass handles.
 pub(crate) const PASS: usize = 1 << 15;
 
+/// The moments of one group of channels over some rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Moments {
+    /// How many floats they are of.
+    pub count: f64,
+    /// Their mean.
+    pub mean: f64,
+    /// The sum of their squared distances from it.
+    pub squares: f64,
+}
+
+impl Moments {
+    /// The moments of these floats and the others together (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
+    /// for computing sample variances", 1979).
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        let count = self.count + other.count;
+        if count == 0.0 {
+            return self;
+        }
+        let apart = other.mean - self.mean;
+        Self {
+            count,
+            mean: self.mean + apart * other.count / count,
+            squares: self.squares + other.squares + apart * apart * self.count * other.count / count,
+        }
+    }
+}
+
 /// GroupNorm (Wu and He, arXiv:1803.08494) over channels-last maps `(n, hw, c)`, then `act`: one read for the statistics, one
 /// read and write for the result. `weight` and `bias` are by channel.
 ///
@@ -27,12 +56,19 @@ pub fn group_norm(
     act: Activation,
     y: &mut [f32],
 ) {
+    let moments = group_moments(x, n, hw, c, groups);
+    group_norm_with(x, n, hw, c, &moments, weight, bias, eps, act, y);
+}
+
+/// The moments of each group of channels of each map, `(n, groups)`: what [`group_norm`] normalizes by.
+///
+/// # Panics
+/// Where lengths do not fit, or `groups` does not divide `c`.
+pub fn group_moments(x: &[f32], n: usize, hw: usize, c: usize, groups: usize) -> Vec<Moments> {
     assert!(groups > 0 && c.is_multiple_of(groups), "{groups} groups of {c} channels");
     assert_eq!(x.len(), n * hw * c, "an input of {n} x {hw} x {c} has {} floats", x.len());
-    assert_eq!(y.len(), x.len(), "an output of {n} x {hw} x {c} has {} floats", y.len());
-    check_affine(weight, bias, c);
     if x.is_empty() {
-        return;
+        return vec![Moments::default(); n * groups];
     }
     let kernels = isa::kernels();
     let chunks = hw.div_ceil(SUM_ROWS);
@@ -47,34 +83,62 @@ pub fn group_norm(
             (kernels.channel_sums)(x.as_ptr(), rows, c, sums.as_mut_ptr(), squares.as_mut_ptr());
         };
     });
+    let per_group = c / groups;
+    let one = |i: usize| {
+        let (image, channels) = (i / groups, i % groups * per_group..(i % groups + 1) * per_group);
+        let count = (hw * per_group) as f64;
+        // Parts of a sum over parts of the rows, each about its own first row: mean first, then squares about the mean.
+        let parts = || {
+            let (sums, channels) = (&sums, channels.clone());
+            (0..chunks).flat_map(move |chunk| {
+                let rows = SUM_ROWS.min(hw - chunk * SUM_ROWS) as f64;
+                let part = &sums[(image * chunks + chunk) * 2 * c..][..2 * c];
+                let first = &x[(image * hw + chunk * SUM_ROWS) * c..][..c];
+                channels.clone().map(move |j| (rows, f64::from(first[j]), f64::from(part[j]), f64::from(part[c + j])))
+            })
+        };
+        let mean = parts().map(|(rows, first, sum, _)| rows * first + sum).sum::<f64>() / count;
+        let squares = parts().map(|(rows, first, sum, square)| {
+            let shift = first - mean;
+            square + 2.0 * shift * sum + rows * shift * shift
+        });
+        Moments { count, mean, squares: squares.sum::<f64>().max(0.0) }
+    };
+    (0..n * groups).map(one).collect()
+}
+
+/// [`group_norm`] by moments that are known, `(n, groups)`, which may be those of larger maps that these are parts of.
+///
+/// # Panics
+/// Where lengths do not fit.
+pub fn group_norm_with(
+    x: &[f32],
+    n: usize,
+    hw: usize,
+    c: usize,
+    moments: &[Moments],
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+    act: Activation,
+    y: &mut [f32],
+) {
+    assert_eq!(x.len(), n * hw * c, "an input of {n} x {hw} x {c} has {} floats", x.len());
+    assert_eq!(y.len(), x.len(), "an output of {n} x {hw} x {c} has {} floats", y.len());
+    check_affine(weight, bias, c);
+    if x.is_empty() {
+        return;
+    }
+    let groups = moments.len() / n;
+    assert!(groups > 0 && moments.len() == n * groups && c.is_multiple_of(groups), "{} moments", moments.len());
+    let kernels = isa::kernels();
     // y = a x + b by channel, for each map.
     let mut ab = scratch(n * 2 * c);
-    for (image, ab) in ab.chunks_exact_mut(2 * c).enumerate() {
+    for (ab, moments) in ab.chunks_exact_mut(2 * c).zip(moments.chunks_exact(groups)) {
         let (a, b) = ab.split_at_mut(c);
-        let per_group = c / groups;
-        for g in 0..groups {
-            let channels = g * per_group..(g + 1) * per_group;
-            let count = (hw * per_group) as f64;
-            // Parts of a sum over parts of the rows, each about its own first row: mean first, then squares about the mean.
-            let parts = || {
-                let (sums, channels) = (&sums, channels.clone());
-                (0..chunks).flat_map(move |chunk| {
-                    let rows = SUM_ROWS.min(hw - chunk * SUM_ROWS) as f64;
-                    let part = &sums[(image * chunks + chunk) * 2 * c..][..2 * c];
-                    let first = &x[(image * hw + chunk * SUM_ROWS) * c..][..c];
-                    channels
-                        .clone()
-                        .map(move |j| (rows, f64::from(first[j]), f64::from(part[j]), f64::from(part[c + j])))
-                })
-            };
-            let mean = parts().map(|(rows, first, sum, _)| rows * first + sum).sum::<f64>() / count;
-            let squares = parts().map(|(rows, first, sum, square)| {
-                let shift = first - mean;
-                square + 2.0 * shift * sum + rows * shift * shift
-            });
-            let variance = (squares.sum::<f64>() / count).max(0.0);
-            let scale = 1.0 / (variance + f64::from(eps)).sqrt();
-            for j in channels.clone() {
+        for (g, &Moments { count, mean, squares }) in moments.iter().enumerate() {
+            let scale = 1.0 / (squares / count + f64::from(eps)).sqrt();
+            for j in g * (c / groups)..(g + 1) * (c / groups) {
                 let factor = f64::from(weight[j]) * scale;
                 a[j] = factor as f32;
                 b[j] = (f64::from(bias[j]) - mean * factor) as f32;

@@ -83,6 +83,24 @@ pub enum Error {
         /// Bytes that are free.
         available: u64,
     },
+    /// A picture of this size does not fit into memory; told before any work.
+    #[error(
+        "a picture of {width} x {height} needs {} of memory, and {} could be had; {advice}",
+        gigabytes(*needed),
+        gigabytes(*available)
+    )]
+    PictureDoesNotFit {
+        /// Its width in pixels.
+        width: usize,
+        /// Its height in pixels.
+        height: usize,
+        /// Bytes that this process would hold.
+        needed: u64,
+        /// Bytes that it could hold.
+        available: u64,
+        /// What would help.
+        advice: String,
+    },
     /// The device or its library failed.
     #[error("{device}: {reason}")]
     Device {
@@ -94,6 +112,10 @@ pub enum Error {
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
 /// The result of this crate's calls.

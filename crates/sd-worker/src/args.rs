@@ -21,6 +21,10 @@ pub struct Args {
     /// Fused attention, on cuda and metal; on a CPU it always is so.
     #[arg(long, env = "RBEE_USE_FLASH_ATTN", value_parser = BoolishValueParser::new())]
     pub use_flash_attn: bool,
+    /// Let the autoencoder decode in tiles: the same picture in a fraction of the memory and in more time. Without the flag it
+    /// does so where memory is short. On a CPU.
+    #[arg(long, env = "RBEE_VAE_TILING", value_parser = BoolishValueParser::new())]
+    pub vae_tiling: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would take it for the manual of the whole program")]
     pub store: StoreArgs,

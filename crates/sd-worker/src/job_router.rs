@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use diffusion::pipeline::ModelInfo;
+use diffusion::pipeline::{Foresight, ModelInfo, PictureShape};
 use job_server::{Access, JobRegistry, JobServer, Submission, router};
 use operations_contract::{
     ApiError, DeviceInfo, ErrorCode, ImageGenerationRequest, ImageInpaintRequest, ImageTransformRequest, Info,
@@ -11,7 +11,7 @@ use operations_contract::{
 };
 use worker_engine::{DownloadProgress, EngineStatus, WorkerIdentity, resident_memory_bytes, submit};
 
-use crate::backend::{RequestQueue, SamplingConfig, api_error};
+use crate::backend::{RequestQueue, SamplingConfig, api_error, parts};
 
 /// What requests are answered from. Cloning shares it; the model is the engine's alone.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ struct Shared {
     registry: JobRegistry,
     identity: Arc<WorkerIdentity>,
     facts: Facts,
-    model: OnceLock<ModelInfo>,
+    model: OnceLock<(ModelInfo, Option<Arc<Foresight>>)>,
 }
 
 /// What a worker says of itself.
@@ -50,9 +50,9 @@ impl AppState {
     }
 
     /// Told by the engine when the model is loaded.
-    pub fn loaded(&self, info: ModelInfo) {
+    pub fn loaded(&self, info: ModelInfo, foresight: Option<Arc<Foresight>>) {
         // A model that is loaded again after a panic is the same.
-        let _ = self.shared.model.set(info);
+        let _ = self.shared.model.set((info, foresight));
     }
 
     /// Everything that can be refused before there is a job.
@@ -66,9 +66,12 @@ impl AppState {
             return Err(ApiError::new(ErrorCode::ModelMismatch, message).with_param("model"));
         }
         // While the model loads, the engine checks.
-        let Some(info) = self.shared.model.get() else { return Ok(()) };
+        let Some((info, foresight)) = self.shared.model.get() else { return Ok(()) };
         let config = SamplingConfig::new(operation, info)?;
-        info.check(&config.sampling()).map_err(|error| api_error(&error))
+        info.check(&config.sampling()).map_err(|error| api_error(&error))?;
+        let Some(foresight) = foresight else { return Ok(()) };
+        let shape = shape(operation, info, config.guidance_scale);
+        shape.map_or(Ok(()), |shape| foresight.fit(shape).map(drop).map_err(|error| api_error(&error)))
     }
 
     fn execute(
@@ -81,6 +84,21 @@ impl AppState {
         self.check(&operation, model)?;
         submit(&self.shared.registry, &self.queue, &self.shared.identity, kind, priority, operation)
     }
+}
+
+/// What is known of a picture before its prompt and its images are looked at, so that one that is far too large is refused at
+/// once; the pipeline looks again.
+fn shape(operation: &SdWorkerOperation, info: &ModelInfo, guidance_scale: f64) -> Option<PictureShape> {
+    let (settings, strength, _) = parts(operation);
+    let own = strength.is_none().then_some(info.native_size);
+    let side = |side: Option<u32>| side.map(|side| side as usize);
+    Some(PictureShape {
+        width: side(settings.width).or(own.map(|own| own.0))?,
+        height: side(settings.height).or(own.map(|own| own.1))?,
+        guided: guidance_scale > 1.0 && info.guidance_embedding.is_none(),
+        chunks: 1,
+        encodes: strength.is_some(),
+    })
 }
 
 /// The worker's routes.
@@ -173,7 +191,7 @@ impl JobServer for AppState {
             worker_id: Some(identity.worker_id.clone()),
             device: Some(facts.device.clone()),
             threads: Some(facts.threads),
-            model: model.get().map(|info| operations_contract::ModelInfo {
+            model: model.get().map(|(info, _)| operations_contract::ModelInfo {
                 name: identity.model.clone(),
                 class: Some(info.class.clone()),
                 width: Some(info.native_size.0 as u32),
@@ -182,7 +200,11 @@ impl JobServer for AppState {
                 operations: operations(info),
                 ..operations_contract::ModelInfo::default()
             }),
-            memory: resident_memory_bytes().map(|used_bytes| MemoryInfo { used_bytes, foreseen_bytes: None }),
+            memory: resident_memory_bytes().map(|used_bytes| {
+                let foresight = model.get().and_then(|(_, foresight)| foresight.as_ref());
+                let foreseen = foresight.and_then(|foresight| foresight.own_size().ok());
+                MemoryInfo { used_bytes, foreseen_bytes: foreseen.map(|footprint| footprint.peak()) }
+            }),
             operations: OperationKind::ALL
                 .iter()
                 .filter(|kind| SdWorkerOperation::serves(**kind))

@@ -27,6 +27,9 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
             "--use-flash-attn: not for cuda, because candle's kernel for it downloads CUTLASS while it builds; leave the flag out, attention is then computed in slices"
         );
     }
+    if args.vae_tiling && kind != DeviceKind::Cpu {
+        bail!("--vae-tiling: only the processor decodes in tiles; leave the flag out");
+    }
     let device = device(kind, &args, precision)?;
     let model =
         model::find(args.worker.model.as_deref(), args.sd_version, &args.store).context("--model cannot be served")?;
@@ -58,7 +61,7 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
 
     let (mut origin, name, version) = (model.origin, model.name, args.sd_version);
     let (runtime, reporter) = (tokio::runtime::Handle::current(), receiver.load_reporter());
-    let options = LoadOptions { low_memory: args.worker.low_memory };
+    let options = LoadOptions { low_memory: args.worker.low_memory, vae_tiling: args.vae_tiling };
     let loaded = state.clone();
     let load = move || {
         let mut observer = |event| {
@@ -70,7 +73,7 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
         if let Some(contradiction) = version.and_then(|version| version.contradiction(pipeline.info())) {
             return Err(ApiError::new(ErrorCode::ModelLoadFailed, contradiction));
         }
-        loaded.loaded(pipeline.info().clone());
+        loaded.loaded(pipeline.info().clone(), pipeline.foresight().cloned());
         Ok(InferencePipeline::new(pipeline, name.clone(), precision.as_str()))
     };
     GenerationEngine::loading(load, receiver).start().context("no thread for the engine")?;

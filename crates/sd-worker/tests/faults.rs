@@ -112,7 +112,7 @@ fn little_memory_paints_the_same_picture() {
     let paint = |parts, kernels| {
         let device = Device::cpu(CpuOptions { threads: Some(2), low_memory: kernels, ..CpuOptions::default() })
             .expect("threads");
-        let options = LoadOptions { low_memory: parts };
+        let options = LoadOptions { low_memory: parts, ..LoadOptions::default() };
         let mut pipeline = load_on(&device, folder.path(), options).expect("the model loads");
         let held = device.weight_bytes();
         let picture = pipeline.paint(&request(3), &mut |_| ControlFlow::Continue(())).expect("it is painted").image;

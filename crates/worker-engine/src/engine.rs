@@ -52,6 +52,8 @@ impl<P: InferencePipeline + 'static> GenerationEngine<P> {
                     Err(error) => return refuse_all(self.receiver, &error),
                 }
             };
+            // A panic in here comes again in a request, where somebody is told of it.
+            while self.receiver.is_idle() && catch_unwind(AssertUnwindSafe(|| loaded.prepare())).unwrap_or(false) {}
             let Some(request) = self.receiver.next_request() else { return };
             if !answer(loaded, request) {
                 self.receiver.status.send_replace(EngineStatus::Loading);

@@ -19,6 +19,12 @@ pub trait InferencePipeline {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Outcome, PipelineError>;
+
+    /// Uses time in which nothing is asked: does a little of what the next request would have to wait for. Called again and
+    /// again until it says that nothing is left, by false.
+    fn prepare(&mut self) -> bool {
+        false
+    }
 }
 
 /// Why a pipeline did not get to the end.

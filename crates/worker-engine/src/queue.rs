@@ -160,6 +160,11 @@ impl<R> RequestReceiver<R> {
         LoadReporter(self.status.clone())
     }
 
+    /// Whether nobody waits, and somebody may come.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.0.is_empty() && self.receiver.is_empty() && !self.receiver.is_closed()
+    }
+
     /// The next request to run, waiting for one if need be; `None` when nobody can send any more. Those that were
     /// cancelled while they waited are answered here.
     pub fn next_request(&mut self) -> Option<GenerationRequest<R>> {

@@ -217,8 +217,8 @@ impl ClipTextModel {
         let size = self.config.hidden_size;
         let mut rows = vec![0.0; ids.len() * size];
         for (i, (row, &id)) in rows.chunks_mut(size).zip(ids).enumerate() {
-            self.token_embedding.add_row(id as usize, row);
-            self.position_embedding.add_row(i % length, row);
+            self.token_embedding.add_row(id as usize, row)?;
+            self.position_embedding.add_row(i % length, row)?;
         }
         Tensor::from_host(&self.device, &rows, &[batch, length, size])
     }

@@ -66,18 +66,38 @@ impl ResnetBlock2D {
 
     /// `temb (n, temb_channels)`: the time embedding after its activation, which is the same for every block.
     pub(super) fn forward(&self, x: &Tensor, temb: Option<&Tensor>) -> Result<Tensor> {
+        let normed = self.forward_by(x, temb, |norm, x, act| norm.forward(x, act).map(Some))?;
+        Ok(normed.expect("every norm was computed"))
+    }
+
+    /// As [`Self::forward`], its norms computed by `normalize`. Where that gives none, neither does this.
+    pub(super) fn forward_by(
+        &self,
+        x: &Tensor,
+        temb: Option<&Tensor>,
+        mut normalize: impl FnMut(&GroupNorm, &Tensor, Activation) -> Result<Option<Tensor>>,
+    ) -> Result<Option<Tensor>> {
         let temb = match (&self.time_emb_proj, temb) {
             (Some(proj), Some(temb)) => Some(proj.forward(temb)?),
             _ => None,
         };
-        let hidden = self.norm1.forward(x, self.act)?;
-        let hidden =
-            self.conv1.forward_with(&hidden, Epilogue { channel_bias: temb.as_ref(), ..Epilogue::default() })?;
-        let hidden = self.norm2.forward(&hidden, self.act)?;
-        match &self.conv_shortcut {
+        // One variable, so that each map is gone as soon as the next is there.
+        let Some(mut hidden) = normalize(&self.norm1, x, self.act)? else { return Ok(None) };
+        hidden = self.conv1.forward_with(&hidden, Epilogue { channel_bias: temb.as_ref(), ..Epilogue::default() })?;
+        hidden = match normalize(&self.norm2, &hidden, self.act)? {
+            Some(normed) => normed,
+            None => return Ok(None),
+        };
+        let out = match &self.conv_shortcut {
             Some(conv_shortcut) => self.conv2.forward_with(&hidden, Epilogue::residual(&conv_shortcut.forward(x)?)),
             None => self.conv2.forward_with(&hidden, Epilogue::residual(x)),
-        }
+        };
+        out.map(Some)
+    }
+
+    /// The norm that comes first.
+    pub(super) fn first_norm(&self) -> &GroupNorm {
+        &self.norm1
     }
 }
 

@@ -1,11 +1,9 @@
 //! From the words of this module to those of `cpu_kernels`.
 
-use cpu_kernels::Conv2d;
-
 use super::device::CpuDevice;
 use super::layers::Activation;
 use super::tensor::{Storage, Tensor};
-use crate::weights::{Floats, Weights, is_downsampler};
+use crate::weights::Floats;
 
 /// A weight as the kernels take it for packing.
 pub(super) fn weight<'a>(floats: &'a Floats<'_>) -> cpu_kernels::Weight<'a> {
@@ -16,23 +14,14 @@ pub(super) fn weight<'a>(floats: &'a Floats<'_>) -> cpu_kernels::Weight<'a> {
     }
 }
 
-/// Bytes that all of `weights` take once they are packed.
-pub(super) fn packed_bytes(weights: &Weights, device: &CpuDevice) -> u64 {
-    let (algorithm, precision) = (device.conv_algorithm(), device.precision());
-    let packed = |(name, shape, bytes): (&str, &[usize], u64)| {
-        let element = bytes / shape.iter().product::<usize>().max(1) as u64;
-        let conv = |out, inputs, kernel, stride| {
-            Conv2d::packed_bytes(element as usize, out, inputs, kernel, stride, algorithm, precision) as u64
-        };
-        match *shape {
-            _ if bytes == 0 => 0,
-            [out, inputs] => conv(out, inputs, (1, 1), 1),
-            // A file does not tell strides. Those of the small autoencoder are taken for 1, which foresees a little much.
-            [out, inputs, h, w] => conv(out, inputs, (h, w), if is_downsampler(name) { 2 } else { 1 }),
-            _ => bytes,
-        }
-    };
-    weights.tensors().map(packed).sum()
+/// About how many bytes a convolution works with in each thread: where its weights, `pair_bytes` for each pair of channels, are
+/// those of Winograd's tiles of 16 or 36 floats, a block of so many tiles of the input.
+pub(super) fn transformed_block(pair_bytes: usize, in_channels: usize) -> usize {
+    const TILES: usize = 96;
+    match pair_bytes / size_of::<f32>() {
+        floats if floats < 16 => 0,
+        floats => (if floats < 36 { 16 } else { 36 }) * TILES * (in_channels + 96) * size_of::<f32>(),
+    }
 }
 
 /// The numbers of a tensor that must be on the CPU because another operand is.

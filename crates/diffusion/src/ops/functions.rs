@@ -28,7 +28,12 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
             let rows = |data| cpu_kernels::Rows { data, stride: c };
             let (q, k, v) = (rows(q), rows(cpu::data(k)), rows(cpu::data(v)));
             let mut out = cpu.buffer(n * l * c)?;
-            cpu_kernels::attention(q, k, v, n, heads, l, s, head_dim, scale, causal, cpu.precision(), &mut out);
+            if cpu.computes() {
+                cpu_kernels::attention(q, k, v, n, heads, l, s, head_dim, scale, causal, cpu.precision(), &mut out);
+            } else {
+                // Keys and values in the order in which they are read.
+                cpu.works_with(2 * n * s * c * size_of::<f32>(), 0);
+            }
             Ok(Tensor::on_cpu(cpu, &[n, l, c], out))
         }
         #[cfg(feature = "candle")]
@@ -47,8 +52,10 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.storage() {
         Storage::Cpu(cpu, a) => {
             let b = cpu::data(b);
-            let mut out = cpu.buffer(a.len() + b.len())?;
-            cpu_kernels::concat_channels(&[(a, c_a), (b, c_b)], n * h * w, &mut out);
+            let mut out = cpu.buffer(n * (c_a + c_b) * h * w)?;
+            if cpu.computes() {
+                cpu_kernels::concat_channels(&[(a, c_a), (b, c_b)], n * h * w, &mut out);
+            }
             Ok(Tensor::on_cpu(cpu, &[n, c_a + c_b, h, w], out))
         }
         #[cfg(feature = "candle")]
@@ -65,7 +72,9 @@ pub fn upsample_nearest(x: &Tensor, out_h: usize, out_w: usize) -> Result<Tensor
     match x.storage() {
         Storage::Cpu(cpu, x) => {
             let mut out = cpu.buffer(n * out_h * out_w * c)?;
-            cpu_kernels::upsample_nearest(x, n, h, w, c, out_h, out_w, &mut out);
+            if cpu.computes() {
+                cpu_kernels::upsample_nearest(x, n, h, w, c, out_h, out_w, &mut out);
+            }
             Ok(Tensor::on_cpu(cpu, &[n, c, out_h, out_w], out))
         }
         #[cfg(feature = "candle")]
@@ -84,7 +93,7 @@ pub fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
             let mut buffer = match Arc::try_unwrap(data) {
                 Ok(own) => own,
                 Err(shared) => {
-                    let mut copy = cpu.buffer(shared.len())?;
+                    let mut copy = cpu.buffer(shared.floats())?;
                     copy.copy_from_slice(&shared);
                     copy
                 }

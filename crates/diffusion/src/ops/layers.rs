@@ -1,11 +1,12 @@
 //! Layers: weights in the form that a device's kernels want.
 
-use half::{bf16, f16};
+use cpu_kernels::ConvAlgorithm;
 
 #[cfg(feature = "candle")]
 use super::candle;
 use super::cpu;
-use super::device::{Device, Held};
+use super::device::Device;
+use super::packed::Packed;
 use super::tensor::Tensor;
 use crate::Result;
 use crate::weights::{Floats, Weights};
@@ -46,7 +47,7 @@ pub struct Linear {
 
 #[derive(Debug)]
 enum PackedLinear {
-    Cpu(Held<cpu_kernels::Linear>),
+    Cpu(Packed<cpu_kernels::Linear>),
     #[cfg(feature = "candle")]
     Candle(candle::Linear),
 }
@@ -55,28 +56,32 @@ enum PackedLinear {
 #[derive(Debug)]
 pub struct Conv2d {
     out_channels: usize,
+    geometry: Geometry,
     packed: PackedConv2d,
+}
+
+/// What decides the size of a convolution's output.
+#[derive(Clone, Copy, Debug)]
+struct Geometry {
+    kernel: usize,
+    stride: usize,
+    /// At the top, left, bottom and right.
+    padding: [usize; 4],
 }
 
 #[derive(Debug)]
 enum PackedConv2d {
-    Cpu(Held<cpu_kernels::Conv2d>),
+    /// And about how many bytes each thread works with.
+    Cpu(Packed<cpu_kernels::Conv2d>, usize),
     #[cfg(feature = "candle")]
     Candle(candle::Conv2d),
 }
 
-/// A table of vectors. It stays on the host: a prompt needs few of its rows, once.
+/// A table of vectors. It stays in its file: a prompt needs few of its rows, once.
 #[derive(Debug)]
 pub struct Embedding {
-    width: usize,
-    table: Table,
-}
-
-#[derive(Debug)]
-enum Table {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Bf16(Vec<bf16>),
+    shape: [usize; 2],
+    table: Weights,
 }
 
 impl Linear {
@@ -111,22 +116,40 @@ impl Linear {
 
     fn read(weights: &Weights, shape: &[usize], has_bias: bool, device: &Device) -> Result<Self> {
         let (out_features, in_features) = (shape[0], shape[1]);
-        let weight = weights.get("weight", shape)?.floats();
-        let bias = if has_bias { Some(weights.get("bias", &[out_features])?.to_f32()) } else { None };
+        let weight = weights.get("weight", shape)?;
+        if has_bias {
+            weights.get("bias", &[out_features])?;
+        }
+        let bias = move |weights: &Weights| {
+            has_bias.then(|| weights.get("bias", &[out_features]).map(|bias| bias.to_f32())).transpose()
+        };
         let packed = match device {
             Device::Cpu(device) => {
-                let linear = cpu_kernels::Linear::new(
-                    cpu::weight(&weight),
-                    bias.as_deref(),
+                let precision = device.precision();
+                // To the kernels a linear layer is a convolution of one pixel.
+                let bytes = cpu_kernels::Conv2d::packed_bytes(
+                    weight.dtype.size(),
                     out_features,
                     in_features,
-                    device.precision(),
+                    (1, 1),
+                    1,
+                    ConvAlgorithm::Gemm,
+                    precision,
                 );
-                let bytes = linear.bytes();
-                PackedLinear::Cpu(device.hold(linear, bytes))
+                let (weights, shape) = (weights.clone(), shape.to_vec());
+                PackedLinear::Cpu(Packed::new(device, bytes, move || {
+                    let (weight, bias) = (weights.get("weight", &shape)?.floats(), bias(&weights)?);
+                    let weight = cpu::weight(&weight);
+                    let linear =
+                        cpu_kernels::Linear::new(weight, bias.as_deref(), out_features, in_features, precision);
+                    weights.forget("weight");
+                    weights.forget("bias");
+                    Ok(linear)
+                }))
             }
             #[cfg(feature = "candle")]
             Device::Candle(device) => {
+                let (weight, bias) = (weight.floats(), bias(weights)?);
                 let shape = [out_features, in_features];
                 PackedLinear::Candle(candle::Linear::new(device, &weight, bias.as_deref(), shape)?)
             }
@@ -154,7 +177,12 @@ impl Linear {
                 let (cpu, data) = cpu::parts(x);
                 let rows = shape.iter().product::<usize>() / self.out_features;
                 let mut out = cpu.buffer(rows * self.out_features)?;
-                packed.forward(data, rows, epilogue.activation.into(), epilogue.residual_data(&shape), &mut out);
+                let residual = epilogue.residual_data(&shape);
+                if cpu.computes() {
+                    packed.get()?.forward(data, rows, epilogue.activation.into(), residual, &mut out);
+                } else {
+                    packed.plan();
+                }
                 Ok(Tensor::on_cpu(cpu, &shape, out))
             }
             #[cfg(feature = "candle")]
@@ -175,7 +203,11 @@ impl Linear {
                 let (cpu, data) = cpu::parts(x);
                 let rows = shape.iter().product::<usize>() / inner;
                 let mut out = cpu.buffer(rows * inner)?;
-                packed.forward_geglu(data, rows, &mut out);
+                if cpu.computes() {
+                    packed.get()?.forward_geglu(data, rows, &mut out);
+                } else {
+                    packed.plan();
+                }
                 Ok(Tensor::on_cpu(cpu, &shape, out))
             }
             #[cfg(feature = "candle")]
@@ -206,8 +238,7 @@ impl Conv2d {
         padding: [usize; 4],
         device: &Device,
     ) -> Result<Self> {
-        let bias = weights.get("bias", &[out_channels])?.to_f32();
-        Self::read(weights, Some(&bias), in_channels, out_channels, kernel, stride, padding, device)
+        Self::read(weights, true, in_channels, out_channels, Geometry { kernel, stride, padding }, device)
     }
 
     /// Reads `weight` (out, in, kernel, kernel); there is no bias.
@@ -223,43 +254,66 @@ impl Conv2d {
         padding: [usize; 4],
         device: &Device,
     ) -> Result<Self> {
-        Self::read(weights, None, in_channels, out_channels, kernel, stride, padding, device)
+        Self::read(weights, false, in_channels, out_channels, Geometry { kernel, stride, padding }, device)
     }
 
     fn read(
         weights: &Weights,
-        bias: Option<&[f32]>,
+        has_bias: bool,
         in_channels: usize,
         out_channels: usize,
-        kernel: usize,
-        stride: usize,
-        padding: [usize; 4],
+        geometry: Geometry,
         device: &Device,
     ) -> Result<Self> {
-        let weight = weights.get("weight", &[out_channels, in_channels, kernel, kernel])?.floats();
+        let Geometry { kernel, stride, padding } = geometry;
+        let shape = [out_channels, in_channels, kernel, kernel];
+        let weight = weights.get("weight", &shape)?;
+        if has_bias {
+            weights.get("bias", &[out_channels])?;
+        }
+        let bias = move |weights: &Weights| {
+            has_bias.then(|| weights.get("bias", &[out_channels]).map(|bias| bias.to_f32())).transpose()
+        };
         let packed = match device {
             Device::Cpu(device) => {
-                let conv = cpu_kernels::Conv2d::new(
-                    cpu::weight(&weight),
-                    bias,
+                let (algorithm, precision) = (device.conv_algorithm(), device.precision());
+                let bytes = cpu_kernels::Conv2d::packed_bytes(
+                    weight.dtype.size(),
                     out_channels,
                     in_channels,
                     (kernel, kernel),
                     stride,
-                    padding,
-                    device.conv_algorithm(),
-                    device.precision(),
+                    algorithm,
+                    precision,
                 );
-                let bytes = conv.bytes();
-                PackedConv2d::Cpu(device.hold(conv, bytes))
+                let working = cpu::transformed_block(bytes / (out_channels * in_channels).max(1), in_channels);
+                let weights = weights.clone();
+                let packed = Packed::new(device, bytes, move || {
+                    let (weight, bias) = (weights.get("weight", &shape)?.floats(), bias(&weights)?);
+                    let conv = cpu_kernels::Conv2d::new(
+                        cpu::weight(&weight),
+                        bias.as_deref(),
+                        out_channels,
+                        in_channels,
+                        (kernel, kernel),
+                        stride,
+                        padding,
+                        algorithm,
+                        precision,
+                    );
+                    weights.forget("weight");
+                    weights.forget("bias");
+                    Ok(conv)
+                });
+                PackedConv2d::Cpu(packed, working)
             }
             #[cfg(feature = "candle")]
             Device::Candle(device) => {
-                let shape = [out_channels, in_channels, kernel, kernel];
-                PackedConv2d::Candle(candle::Conv2d::new(device, &weight, bias, shape, stride, padding)?)
+                let (weight, bias) = (weight.floats(), bias(weights)?);
+                PackedConv2d::Candle(candle::Conv2d::new(device, &weight, bias.as_deref(), shape, stride, padding)?)
             }
         };
-        Ok(Self { out_channels, packed })
+        Ok(Self { out_channels, geometry, packed })
     }
 
     /// The convolution of a feature map.
@@ -277,30 +331,37 @@ impl Conv2d {
     pub fn forward_with(&self, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
         let (n, _, h, w) = x.feature_map_shape();
         match &self.packed {
-            PackedConv2d::Cpu(packed) => {
+            PackedConv2d::Cpu(packed, working) => {
                 let (cpu, data) = cpu::parts(x);
-                let (out_h, out_w) = packed.output_size(h, w);
+                let (out_h, out_w) = self.geometry.output_size(h, w);
                 let shape = [n, self.out_channels, out_h, out_w];
                 let mut out = cpu.buffer(shape.iter().product())?;
                 let channel_bias = epilogue.channel_bias.map(|bias| {
                     assert_eq!(bias.shape(), [n, self.out_channels], "channel bias");
                     cpu::data(bias)
                 });
-                packed.forward(
-                    data,
-                    n,
-                    h,
-                    w,
-                    epilogue.activation.into(),
-                    channel_bias,
-                    epilogue.residual_data(&shape),
-                    &mut out,
-                );
+                let residual = epilogue.residual_data(&shape);
+                if cpu.computes() {
+                    let activation = epilogue.activation.into();
+                    packed.get()?.forward(data, n, h, w, activation, channel_bias, residual, &mut out);
+                } else {
+                    packed.plan();
+                    cpu.works_with(0, *working);
+                }
                 Ok(Tensor::on_cpu(cpu, &shape, out))
             }
             #[cfg(feature = "candle")]
             PackedConv2d::Candle(conv) => conv.forward(x, epilogue),
         }
+    }
+}
+
+impl Geometry {
+    /// Height and width of the output for a map of `h x w`.
+    fn output_size(&self, h: usize, w: usize) -> (usize, usize) {
+        let [top, left, bottom, right] = self.padding;
+        let along = |len: usize| if len < self.kernel { 0 } else { (len - self.kernel) / self.stride + 1 };
+        (along(h + top + bottom), along(w + left + right))
     }
 }
 
@@ -329,26 +390,28 @@ impl Embedding {
     /// # Errors
     /// [`crate::Error::MissingTensor`] or [`crate::Error::TensorShape`].
     pub fn load(weights: &Weights, rows: usize, width: usize) -> Result<Self> {
-        let table = match weights.get("weight", &[rows, width])?.floats() {
-            Floats::F32(values) => Table::F32(values.into_owned()),
-            Floats::F16(values) => Table::F16(values.into_owned()),
-            Floats::Bf16(values) => Table::Bf16(values.into_owned()),
-        };
-        Ok(Self { width, table })
+        let shape = [rows, width];
+        weights.get("weight", &shape)?;
+        Ok(Self { shape, table: weights.clone() })
     }
 
     /// Adds row `index` of the table to `sum`.
     ///
+    /// # Errors
+    /// Where its file has changed since it was opened.
+    ///
     /// # Panics
     /// When there is no such row or `sum` has another width.
-    pub fn add_row(&self, index: usize, sum: &mut [f32]) {
-        assert_eq!(sum.len(), self.width, "width of an embedding");
-        let row = index * self.width..(index + 1) * self.width;
-        match &self.table {
-            Table::F32(table) => add(sum, &table[row], |x| x),
-            Table::F16(table) => add(sum, &table[row], f16::to_f32),
-            Table::Bf16(table) => add(sum, &table[row], bf16::to_f32),
+    pub fn add_row(&self, index: usize, sum: &mut [f32]) -> Result<()> {
+        let width = self.shape[1];
+        assert_eq!(sum.len(), width, "width of an embedding");
+        let row = index * width..(index + 1) * width;
+        match self.table.get("weight", &self.shape)?.part(row) {
+            Floats::F32(row) => add(sum, &row, |x| x),
+            Floats::F16(row) => add(sum, &row, half::f16::to_f32),
+            Floats::Bf16(row) => add(sum, &row, half::bf16::to_f32),
         }
+        Ok(())
     }
 }
 

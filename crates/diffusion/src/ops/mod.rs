@@ -20,14 +20,15 @@ mod functions;
 mod layers;
 pub(crate) mod memory;
 mod norms;
+mod packed;
 mod tensor;
 
 pub use buffer::Memory;
 #[cfg(feature = "candle")]
 pub use candle::CandleDevice;
-pub use cpu_kernels::Precision;
+pub use cpu_kernels::{Moments, Precision};
 pub use device::{CpuDevice, CpuOptions, Device};
 pub use functions::{activate, attention, concat_channels, upsample_nearest};
 pub use layers::{Activation, Conv2d, Embedding, Epilogue, Linear};
 pub use norms::{GroupNorm, LayerNorm};
-pub use tensor::Tensor;
+pub use tensor::{RowsWriter, Tensor};

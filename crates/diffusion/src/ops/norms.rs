@@ -1,5 +1,9 @@
 //! Layers that normalize.
 
+use std::ops::Range;
+
+use cpu_kernels::Moments;
+
 #[cfg(feature = "candle")]
 use super::candle;
 use super::cpu;
@@ -49,6 +53,37 @@ impl GroupNorm {
         Ok(Self { groups, eps, affine: Affine::load(weights, channels, device)? })
     }
 
+    /// The moments of each group over some rows of one feature map.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] elsewhere than on a CPU.
+    pub fn moments(&self, x: &Tensor, rows: Range<usize>) -> Result<Vec<Moments>> {
+        let (n, c, _, w) = x.feature_map_shape();
+        assert_eq!(n, 1, "rows of one feature map");
+        let (cpu, data) = x.on_processor()?;
+        if !cpu.computes() {
+            return Ok(vec![Moments::default(); self.groups]);
+        }
+        let data = &data[rows.start * w * c..rows.end * w * c];
+        Ok(cpu_kernels::group_moments(data, 1, rows.len() * w, c, self.groups))
+    }
+
+    /// `activation(norm(x))` of a part of a feature map whose moments are known.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], or [`crate::Error::Device`] elsewhere than on a CPU.
+    pub fn forward_with(&self, x: &Tensor, moments: &[Moments], activation: Activation) -> Result<Tensor> {
+        let (cpu, data) = x.on_processor()?;
+        let mut out = cpu.buffer(x.len())?;
+        if let (true, Affine::Cpu { weight, bias }) = (cpu.computes(), &self.affine) {
+            let (n, c, h, w) = x.feature_map_shape();
+            let eps = self.eps as f32;
+            let activation = activation.into();
+            cpu_kernels::group_norm_with(data, n, h * w, c, moments, weight, bias, eps, activation, &mut out);
+        }
+        Ok(Tensor::on_cpu(cpu, x.shape(), out))
+    }
+
     /// `activation(norm(x))` of a feature map.
     ///
     /// # Errors
@@ -58,19 +93,21 @@ impl GroupNorm {
             Affine::Cpu { weight, bias } => {
                 let (n, c, h, w) = x.feature_map_shape();
                 let (cpu, data) = cpu::parts(x);
-                let mut out = cpu.buffer(data.len())?;
-                cpu_kernels::group_norm(
-                    data,
-                    n,
-                    h * w,
-                    c,
-                    self.groups,
-                    weight,
-                    bias,
-                    self.eps as f32,
-                    activation.into(),
-                    &mut out,
-                );
+                let mut out = cpu.buffer(x.len())?;
+                if cpu.computes() {
+                    cpu_kernels::group_norm(
+                        data,
+                        n,
+                        h * w,
+                        c,
+                        self.groups,
+                        weight,
+                        bias,
+                        self.eps as f32,
+                        activation.into(),
+                        &mut out,
+                    );
+                }
                 Ok(Tensor::on_cpu(cpu, x.shape(), out))
             }
             #[cfg(feature = "candle")]
@@ -97,8 +134,10 @@ impl LayerNorm {
             Affine::Cpu { weight, bias } => {
                 let (n, l, c) = x.tokens_shape();
                 let (cpu, data) = cpu::parts(x);
-                let mut out = cpu.buffer(data.len())?;
-                cpu_kernels::layer_norm(data, n * l, c, weight, bias, self.eps as f32, &mut out);
+                let mut out = cpu.buffer(x.len())?;
+                if cpu.computes() {
+                    cpu_kernels::layer_norm(data, n * l, c, weight, bias, self.eps as f32, &mut out);
+                }
                 Ok(Tensor::on_cpu(cpu, x.shape(), out))
             }
             #[cfg(feature = "candle")]
@@ -109,12 +148,12 @@ impl LayerNorm {
 
 impl Affine {
     fn load(weights: &Weights, channels: usize, device: &Device) -> Result<Self> {
-        let weight = weights.get("weight", &[channels])?.to_f32();
-        let bias = weights.get("bias", &[channels])?.to_f32();
+        let (weight, bias) = (weights.get("weight", &[channels])?, weights.get("bias", &[channels])?);
         match device {
-            Device::Cpu(_) => Ok(Self::Cpu { weight, bias }),
+            Device::Cpu(cpu) if !cpu.computes() => Ok(Self::Cpu { weight: Vec::new(), bias: Vec::new() }),
+            Device::Cpu(_) => Ok(Self::Cpu { weight: weight.to_f32(), bias: bias.to_f32() }),
             #[cfg(feature = "candle")]
-            Device::Candle(device) => Ok(Self::Candle(candle::Affine::new(device, &weight, &bias)?)),
+            Device::Candle(device) => Ok(Self::Candle(candle::Affine::new(device, &weight.to_f32(), &bias.to_f32())?)),
         }
     }
 }

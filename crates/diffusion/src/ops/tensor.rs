@@ -1,8 +1,10 @@
 //! Activations on a device.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffer::Buffer;
+use cpu_kernels::Block;
+
 #[cfg(feature = "candle")]
 use super::candle::{self, CandleDevice};
 use super::device::{CpuDevice, Device};
@@ -19,7 +21,7 @@ pub struct Tensor {
 #[derive(Debug, Clone)]
 pub(super) enum Storage {
     /// Row-major; a feature map channels-last, that is `(n, h, w, c)`.
-    Cpu(CpuDevice, Arc<Buffer>),
+    Cpu(CpuDevice, Arc<Block>),
     /// Row-major.
     #[cfg(feature = "candle")]
     Candle(CandleDevice, candle_core::Tensor),
@@ -39,6 +41,7 @@ impl Tensor {
             Device::Cpu(cpu) => {
                 let mut buffer = cpu.buffer(data.len())?;
                 match *shape {
+                    _ if !cpu.computes() => {}
                     [n, c, h, w] => cpu_kernels::nchw_to_nhwc(data, n, c, h * w, &mut buffer),
                     _ => buffer.copy_from_slice(data),
                 }
@@ -55,7 +58,8 @@ impl Tensor {
     /// [`crate::Error::Device`] when the device failed.
     pub fn to_host(&self) -> Result<Vec<f32>> {
         match &self.storage {
-            Storage::Cpu(_, data) => Ok(match *self.shape {
+            Storage::Cpu(cpu, data) => Ok(match *self.shape {
+                _ if !cpu.computes() => vec![0.0; self.len()],
                 [n, c, h, w] => {
                     let mut out = vec![0.0; data.len()];
                     cpu_kernels::nhwc_to_nchw(data, n, c, h * w, &mut out);
@@ -119,7 +123,7 @@ impl Tensor {
         match &self.storage {
             Storage::Cpu(cpu, data) => {
                 let mut out = cpu.buffer(n * c)?;
-                for (i, &position) in positions.iter().enumerate() {
+                for (i, &position) in positions.iter().enumerate().filter(|_| cpu.computes()) {
                     let row = i * l + position;
                     out[i * c..][..c].copy_from_slice(&data[row * c..][..c]);
                 }
@@ -130,8 +134,40 @@ impl Tensor {
         }
     }
 
-    pub(super) fn on_cpu(cpu: &CpuDevice, shape: &[usize], data: Buffer) -> Self {
-        debug_assert_eq!(data.len(), shape.iter().product::<usize>());
+    /// Rows `rows` of one feature map.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], or [`crate::Error::Device`] elsewhere than on a CPU.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        let (n, c, _, w) = self.feature_map_shape();
+        assert_eq!(n, 1, "rows of one feature map");
+        let (cpu, data) = self.on_processor()?;
+        let mut out = cpu.buffer(rows.len() * w * c)?;
+        if cpu.computes() {
+            out.copy_from_slice(&data[rows.start * w * c..rows.end * w * c]);
+        }
+        Ok(Self::on_cpu(cpu, &[1, c, rows.len(), w], out))
+    }
+
+    /// The device and the numbers of a tensor that must be on a processor.
+    pub(super) fn on_processor(&self) -> Result<(&CpuDevice, &[f32])> {
+        match &self.storage {
+            Storage::Cpu(cpu, data) => Ok((cpu, data)),
+            #[cfg(feature = "candle")]
+            Storage::Candle(device, _) => Err(crate::Error::Device {
+                device: device.name().into(),
+                reason: "networks are computed in parts on a processor only".into(),
+            }),
+        }
+    }
+
+    /// Number of elements.
+    pub(super) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub(super) fn on_cpu(cpu: &CpuDevice, shape: &[usize], data: Block) -> Self {
+        debug_assert_eq!(data.floats(), shape.iter().product::<usize>());
         Self { shape: shape.to_vec(), storage: Storage::Cpu(cpu.clone(), Arc::new(data)) }
     }
 
@@ -162,6 +198,55 @@ impl Tensor {
             [n, l, c] => (n, l, c),
             ref other => panic!("{other:?} are not hidden states (n, l, c)"),
         }
+    }
+}
+
+/// A feature map that is written some rows after the other.
+#[derive(Debug)]
+pub struct RowsWriter {
+    device: CpuDevice,
+    shape: [usize; 4],
+    block: Block,
+    written: usize,
+}
+
+impl RowsWriter {
+    /// A map with the channels, width and device of `like` and `height` rows.
+    ///
+    /// # Errors
+    /// As [`Tensor::rows`].
+    pub fn like(like: &Tensor, height: usize) -> Result<Self> {
+        let (_, c, _, w) = like.feature_map_shape();
+        let (cpu, _) = like.on_processor()?;
+        Ok(Self { device: cpu.clone(), shape: [1, c, height, w], block: cpu.buffer(c * height * w)?, written: 0 })
+    }
+
+    /// Adds the rows `rows` of `part` below those that were written.
+    ///
+    /// # Errors
+    /// As [`Tensor::rows`].
+    ///
+    /// # Panics
+    /// Where they are too many or not as wide.
+    pub fn write(&mut self, part: &Tensor, rows: Range<usize>) -> Result<()> {
+        let [_, c, _, w] = self.shape;
+        assert!(matches!(*part.shape(), [1, c_part, _, w_part] if c_part == c && w_part == w), "rows of one size");
+        let (cpu, data) = part.on_processor()?;
+        if cpu.computes() {
+            let at = self.written * w * c;
+            self.block[at..at + rows.len() * w * c].copy_from_slice(&data[rows.start * w * c..rows.end * w * c]);
+        }
+        self.written += rows.len();
+        Ok(())
+    }
+
+    /// The whole map.
+    ///
+    /// # Panics
+    /// Where rows are missing.
+    pub fn finish(self) -> Tensor {
+        assert_eq!(self.written, self.shape[2], "rows of a feature map");
+        Tensor::on_cpu(&self.device, &self.shape, self.block)
     }
 }
 

@@ -1,8 +1,11 @@
 //! A model's folder to a [`Pipeline`]: its configs decide everything.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::foresight::Foresight;
 use super::part::Part;
 use super::source::ModelSource;
 use super::text::{Encoder, PromptEncoder};
@@ -10,7 +13,7 @@ use super::{Event, Observer, Pipeline, tell};
 use crate::models::Autoencoder;
 use crate::models::{ClipTextConfig, ClipTextModel};
 use crate::models::{UNet2DConditionModel, UNetConfig};
-use crate::ops::{Device, memory};
+use crate::ops::Device;
 use crate::samplers::{SamplerKind, SchedulerConfig};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -20,6 +23,8 @@ use crate::{Error, Result};
 pub struct LoadOptions {
     /// Keep each network in memory only while it is used.
     pub low_memory: bool,
+    /// Let the autoencoder work in tiles always, not only where memory is short.
+    pub vae_tiling: bool,
 }
 
 /// What a model's files say of it.
@@ -53,7 +58,7 @@ pub struct ModelInfo {
     pub own_guidance_scale: Option<f64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct ModelIndex {
     #[serde(rename = "_class_name")]
     class: String,
@@ -84,17 +89,27 @@ const CLASSES: [&str; 7] = [
     "LatentConsistencyModelPipeline",
 ];
 
-impl Pipeline {
-    /// Reads the model of `source` onto `device`.
-    ///
-    /// # Errors
-    /// Those of its files and configs, each naming the file and what is wrong with it.
-    pub fn load(
-        source: &ModelSource,
-        device: &Device,
-        options: LoadOptions,
-        observer: &mut Observer<'_>,
-    ) -> Result<Self> {
+/// What the small files of a model say.
+#[derive(Clone)]
+pub(super) struct Parts {
+    index: ModelIndex,
+    xl: bool,
+    pub(super) encoders: Vec<EncoderPart>,
+    unet: UNetConfig,
+    autoencoder: String,
+    scheduler: SchedulerConfig,
+}
+
+/// A text encoder's folder and config.
+#[derive(Clone)]
+pub(super) struct EncoderPart {
+    folder: &'static str,
+    tokenizer: &'static str,
+    config: ClipTextConfig,
+}
+
+impl Parts {
+    pub(super) fn read(source: &ModelSource) -> Result<Self> {
         let index: ModelIndex = parse(source, "model_index.json")?;
         if !CLASSES.contains(&index.class.as_str()) {
             return Err(unsupported(
@@ -121,41 +136,84 @@ impl Pipeline {
                 "SDXL's refiner is not supported; use the base model",
             ));
         }
-        let keep = !options.low_memory;
-
-        let mut encoders = vec![encoder(source, device, "text_encoder", "tokenizer", keep)?];
+        let mut encoders = vec![EncoderPart::read(source, "text_encoder", "tokenizer")?];
         if xl {
-            encoders.push(encoder(source, device, "text_encoder_2", "tokenizer_2", keep)?);
+            encoders.push(EncoderPart::read(source, "text_encoder_2", "tokenizer_2")?);
         }
-        let unet_config = UNetConfig::parse(&source.required_text("unet/config.json")?, "unet/config.json")?;
-        let vae_config = source.required_text("vae/config.json")?;
+        let unet = UNetConfig::parse(&source.required_text("unet/config.json")?, "unet/config.json")?;
+        let autoencoder = source.required_text("vae/config.json")?;
         let scheduler = source.required_text("scheduler/scheduler_config.json")?;
         // An old file may leave its class to model_index.json.
         let scheduler = match (scheduler.contains("_class_name"), index.scheduler.get(1).and_then(Value::as_str)) {
             (false, Some(class)) => SchedulerConfig::parse_as(class, &scheduler)?,
             _ => SchedulerConfig::parse(&scheduler)?,
         };
+        Ok(Self { index, xl, encoders, unet, autoencoder, scheduler })
+    }
 
+    pub(super) fn load_unet(&self, source: &ModelSource, device: &Device) -> Result<UNet2DConditionModel> {
+        let weights = source.weights("unet", "diffusion_pytorch_model")?;
+        Ok(loaded("unet", &weights, device, UNet2DConditionModel::load(&self.unet, &weights, device)?))
+    }
+
+    pub(super) fn load_autoencoder(&self, source: &ModelSource, device: &Device) -> Result<Autoencoder> {
+        let weights = source.weights("vae", "diffusion_pytorch_model")?;
+        let model = Autoencoder::load(&self.autoencoder, "vae/config.json", &weights, device)?;
+        Ok(loaded("vae", &weights, device, model))
+    }
+}
+
+impl EncoderPart {
+    fn read(source: &ModelSource, folder: &'static str, tokenizer: &'static str) -> Result<Self> {
+        let file = format!("{folder}/config.json");
+        let config = ClipTextConfig::parse(&source.required_text(&file)?, &file)?;
+        Ok(Self { folder, tokenizer, config })
+    }
+
+    pub(super) fn load(&self, source: &ModelSource, device: &Device) -> Result<ClipTextModel> {
+        let weights = source.weights(self.folder, "model")?;
+        Ok(loaded(self.folder, &weights, device, ClipTextModel::load(&self.config, &weights, device)?))
+    }
+}
+
+impl Pipeline {
+    /// Reads the model of `source` onto `device`.
+    ///
+    /// # Errors
+    /// Those of its files and configs, each naming the file and what is wrong with it; on a CPU also
+    /// [`Error::PictureDoesNotFit`], where memory is too short for even the smallest picture.
+    pub fn load(
+        source: &ModelSource,
+        device: &Device,
+        options: LoadOptions,
+        observer: &mut Observer<'_>,
+    ) -> Result<Self> {
+        let parts = Parts::read(source)?;
+        let foresight = match device.cpu_options() {
+            Some(cpu) => {
+                let foresight = Foresight::new(source, cpu, options)?;
+                foresight.fit_smallest()?;
+                Some(Arc::new(foresight))
+            }
+            None => None,
+        };
+        let keep = !options.low_memory;
+        let part = || (source.clone(), device.clone(), parts.clone());
+        let mut encoders = Vec::new();
+        for encoder in &parts.encoders {
+            encoders.push(prompt_encoder(source, device, encoder.clone(), keep)?);
+        }
         let mut autoencoder = {
-            let (source, device) = (source.clone(), device.clone());
-            Part::new(keep, move || {
-                let weights = open(&source, &device, "vae", "diffusion_pytorch_model")?;
-                let model = Autoencoder::load(&vae_config, "vae/config.json", &weights, &device)?;
-                warn_of_unused("vae", &weights);
-                Ok(model)
-            })
+            let (source, device, parts) = part();
+            Part::new(keep, move || parts.load_autoencoder(&source, &device))
         };
         let mut unet = {
-            let (source, device, config) = (source.clone(), device.clone(), unet_config.clone());
-            Part::new(keep, move || {
-                let weights = open(&source, &device, "unet", "diffusion_pytorch_model")?;
-                let model = UNet2DConditionModel::load(&config, &weights, &device)?;
-                warn_of_unused("unet", &weights);
-                Ok(model)
-            })
+            let (source, device, parts) = part();
+            Part::new(keep, move || parts.load_unet(&source, &device))
         };
+        let Parts { index, xl, unet: unet_config, scheduler, .. } = parts;
 
-        // Everything is read once, so that a broken file shows at the start and not in somebody's job.
+        // Everything is opened once, so that a broken file shows at the start and not in somebody's job.
         let mut prompts = PromptEncoder::new(encoders, xl);
         prompts.load()?;
         tell(observer, Event::Loaded("text encoder"))?;
@@ -181,8 +239,6 @@ impl Pipeline {
         tell(observer, Event::Loaded("U-Net"))?;
 
         let (own_steps, own_guidance_scale) = own_settings(&scheduler, unet_config.time_cond_proj_dim.is_some());
-        // A U-Net whose config leaves sample_size out is taken for one of Stable Diffusion 1's size.
-        let (rows, columns) = unet_config.sample_size().unwrap_or((64, 64));
         let info = ModelInfo {
             name: source.name(),
             class: index.class,
@@ -191,15 +247,22 @@ impl Pipeline {
             cross_attention_dim: unet_config.context_width(),
             latent_channels,
             factor,
-            native_size: (columns * factor, rows * factor),
+            native_size: native_size(&unet_config, factor),
             guidance_embedding: unet_config.time_cond_proj_dim,
             zeros_for_no_negative: xl && index.force_zeros_for_empty_prompt.unwrap_or(true),
             scheduler,
             own_steps,
             own_guidance_scale,
         };
-        Ok(Self { device: device.clone(), info, prompts, unet, autoencoder, colours: None })
+        Ok(Self { device: device.clone(), info, prompts, unet, autoencoder, colours: None, foresight, keep })
     }
+}
+
+/// Width and height in pixels that a U-Net was trained for; one whose config leaves `sample_size` out is taken for one of
+/// Stable Diffusion 1's size.
+pub(super) fn native_size(unet: &UNetConfig, factor: usize) -> (usize, usize) {
+    let (rows, columns) = unet.sample_size().unwrap_or((64, 64));
+    (columns * factor, rows * factor)
 }
 
 /// Steps and guidance of distilled models, as their model cards have them: consistency models (LCM, TCD schedulers or a
@@ -215,40 +278,36 @@ fn own_settings(scheduler: &SchedulerConfig, guidance_embedding: bool) -> (Optio
     }
 }
 
-fn encoder(
-    source: &ModelSource,
-    device: &Device,
-    folder: &'static str,
-    tokenizer: &str,
-    keep: bool,
-) -> Result<Encoder> {
-    let file = format!("{folder}/config.json");
-    let config = ClipTextConfig::parse(&source.required_text(&file)?, &file)?;
-    let layers = config.num_hidden_layers;
-    let tokenizer = source.tokenizer(tokenizer)?;
-    if tokenizer.vocab_size() > config.vocab_size {
+fn prompt_encoder(source: &ModelSource, device: &Device, part: EncoderPart, keep: bool) -> Result<Encoder> {
+    let layers = part.config.num_hidden_layers;
+    let tokenizer = source.tokenizer(part.tokenizer)?;
+    if tokenizer.vocab_size() > part.config.vocab_size {
         return Err(unsupported(
-            &file,
+            &format!("{}/config.json", part.folder),
             "vocab_size",
-            &config.vocab_size.to_string(),
+            &part.config.vocab_size.to_string(),
             &format!("its tokenizer has {} tokens, so the two do not belong together", tokenizer.vocab_size()),
         ));
     }
     let (source, device) = (source.clone(), device.clone());
-    let model = Part::new(keep, move || {
-        let weights = open(&source, &device, folder, "model")?;
-        let model = ClipTextModel::load(&config, &weights, &device)?;
-        warn_of_unused(folder, &weights);
-        Ok(model)
-    });
+    let model = Part::new(keep, move || part.load(&source, &device));
     Ok(Encoder { tokenizer, model, layers })
 }
 
-/// Opens the weights of one network and refuses those that do not fit into memory once they are packed.
-fn open(source: &ModelSource, device: &Device, folder: &str, stem: &str) -> Result<Weights> {
-    let weights = source.weights(folder, stem)?;
-    memory::ensure(device.packed_bytes(&weights))?;
-    Ok(weights)
+/// What is to be done when a network has been made of its files.
+fn loaded<T>(part: &str, weights: &Weights, device: &Device, network: T) -> T {
+    // Norms were read; what is packed later is looked at then.
+    weights.forget_all();
+    if device.computes() {
+        for name in weights.unused() {
+            tracing::warn!(
+                part,
+                tensor = name,
+                "the file has a tensor that the config has no place for; it is not used"
+            );
+        }
+    }
+    network
 }
 
 fn parse<T: serde::de::DeserializeOwned>(source: &ModelSource, name: &str) -> Result<T> {
@@ -263,11 +322,5 @@ fn unsupported(config: &str, field: &str, value: &str, hint: &str) -> Error {
         field: field.to_owned(),
         value: value.to_owned(),
         hint: hint.to_owned(),
-    }
-}
-
-fn warn_of_unused(part: &str, weights: &Weights) {
-    for name in weights.unused() {
-        tracing::warn!(part, tensor = name, "the file has a tensor that the config has no place for; it is not used");
     }
 }

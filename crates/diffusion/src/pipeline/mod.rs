@@ -6,6 +6,7 @@
 mod canvas;
 mod checkpoint;
 mod denoise;
+mod foresight;
 mod latents;
 mod load;
 mod part;
@@ -16,8 +17,10 @@ mod source;
 mod text;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 pub use checkpoint::Checkpoint;
+pub use foresight::{Footprint, Foresight, PictureShape, estimate};
 pub use load::{LoadOptions, ModelInfo};
 pub use plan::Sampling;
 pub use request::{Event, Picture, Request, Task};
@@ -47,6 +50,9 @@ pub struct Pipeline {
     unet: Part<UNet2DConditionModel>,
     autoencoder: Part<Autoencoder>,
     colours: Option<LatentColours>,
+    foresight: Option<Arc<Foresight>>,
+    /// Whether networks stay in memory after their work.
+    keep: bool,
 }
 
 impl Pipeline {
@@ -62,9 +68,22 @@ impl Pipeline {
         &self.device
     }
 
+    /// What pictures will take, where this crate keeps their memory itself: on a processor.
+    #[must_use]
+    pub fn foresight(&self) -> Option<&Arc<Foresight>> {
+        self.foresight.as_ref()
+    }
+
+    /// Uses idle time: makes the next weights ready that the first picture would have to wait for. False when all are.
+    pub fn prepare(&self) -> bool {
+        // What fails here fails again, and is told, when somebody needs it.
+        self.keep && self.device.pack_some().unwrap_or(true)
+    }
+
     /// Paints one picture.
     ///
     /// # Errors
+    /// [`Error::PictureDoesNotFit`] before any work where memory is too short for its size.
     /// [`Error::Cancelled`] when `observer` says so, [`Error::InvalidArgument`] and [`Error::UnsupportedByModel`] for what
     /// this model cannot do, [`Error::NotFinite`] when the latents stop being numbers, and those of the device.
     pub fn paint(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Picture> {
@@ -73,8 +92,11 @@ impl Pipeline {
         let first_call = *first_call;
         let canvas = Canvas::prepare(&self.info, request, &mut |note| tell(observer, Event::Note(note)))?;
 
+        let tiled = self.fit(request, &canvas)?;
+
         tell(observer, Event::Encoding)?;
         let texts = self.encode_prompts(request, &canvas)?;
+        self.between_networks();
 
         let mut noise = Noise::new(request.seed);
         let start = self.start_latents(&canvas, sampler, first_call, request, &mut noise)?;
@@ -82,6 +104,7 @@ impl Pipeline {
             self.colours = Some(LatentColours::fit(self.autoencoder.get()?)?);
         }
         self.autoencoder.release();
+        self.between_networks();
 
         let (h, w) = (canvas.latent_height, canvas.latent_width);
         let colours = self.colours.as_ref();
@@ -120,24 +143,59 @@ impl Pipeline {
             (Some(error), _) => return Err(error),
             (None, latents) => latents?,
         };
+        drop(guided);
         self.unet.release();
+        self.between_networks();
 
         tell(observer, Event::Decoding)?;
         let autoencoder = self.autoencoder.get()?;
         let unscaled = latents::unscale(autoencoder.latent_space(), latents);
-        let image = canvas.finish(&autoencoder.decode(&unscaled, 1, h, w)?);
+        let pixels = match tiled {
+            true => autoencoder.decode_tiled(&unscaled, 1, h, w)?,
+            false => autoencoder.decode(&unscaled, 1, h, w)?,
+        };
+        let image = canvas.finish(&pixels);
         self.autoencoder.release();
         Ok(Picture { image, scheduler: plan.config.kind(), schedule: plan.config.schedule() })
     }
 
+    /// Whether the autoencoder has to work in tiles so that the picture fits into memory.
+    fn fit(&self, request: &Request, canvas: &Canvas) -> Result<bool> {
+        let Some(foresight) = &self.foresight else { return Ok(false) };
+        let shape = PictureShape {
+            width: canvas.width,
+            height: canvas.height,
+            guided: self.guided(request),
+            chunks: self.chunks(request),
+            encodes: canvas.init.is_some(),
+        };
+        foresight.fit(shape).map(|(_, tiled)| tiled)
+    }
+
+    /// Where networks go after their work, so do their activations.
+    fn between_networks(&self) {
+        if !self.keep {
+            self.device.trim();
+        }
+    }
+
+    fn guided(&self, request: &Request) -> bool {
+        request.guidance_scale > 1.0 && self.info.guidance_embedding.is_none()
+    }
+
+    fn chunks(&self, request: &Request) -> usize {
+        let negative = request.negative_prompt.as_deref().unwrap_or_default();
+        self.prompts.chunks(&request.prompt).max(self.prompts.chunks(negative))
+    }
+
     fn encode_prompts(&mut self, request: &Request, canvas: &Canvas) -> Result<Texts> {
         let negative = request.negative_prompt.as_deref();
-        let chunks = self.prompts.chunks(&request.prompt).max(self.prompts.chunks(negative.unwrap_or_default()));
+        let chunks = self.chunks(request);
         let positive = self.prompts.encode(&request.prompt, chunks, request.clip_skip)?;
-        let guided = request.guidance_scale > 1.0 && self.info.guidance_embedding.is_none();
+        let guided = self.guided(request);
         let negative = match negative {
             _ if !guided => None,
-            None if self.info.zeros_for_no_negative => Some(std::sync::Arc::new(Encoded::zeros_like(&positive))),
+            None if self.info.zeros_for_no_negative => Some(Arc::new(Encoded::zeros_like(&positive))),
             // diffusers applies clip_skip to the prompt alone.
             text => Some(self.prompts.encode(text.unwrap_or_default(), chunks, None)?),
         };

@@ -65,6 +65,17 @@ impl WeightFile {
         Ok(&self.all()[entry.begin..entry.end])
     }
 
+    /// Says that nobody looks at `bytes` for a while.
+    pub(super) fn forget(&self, bytes: std::ops::Range<usize>) {
+        if let Bytes::Mapped(mapped) = &self.bytes {
+            mapped.forget(bytes);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all().len()
+    }
+
     fn all(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Mapped(mapped) => mapped.bytes(),

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -37,6 +38,23 @@ impl Mapped {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
     }
+
+    /// Takes the pages that hold `range` from this process; they are read again when somebody looks at them.
+    #[cfg(unix)]
+    pub(super) fn forget(&self, range: Range<usize>) {
+        /// Who looks at one page gets its neighbours too: Linux hands out so many bytes.
+        const AROUND: usize = 64 << 10;
+        let start = range.start / AROUND * AROUND;
+        let end = range.end.next_multiple_of(AROUND).min(self.map.len());
+        if start < end {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the mapping is shared with its file and never written to, so the pages hold the same bytes afterwards.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, start, end - start) };
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn forget(&self, _: Range<usize>) {}
 
     /// Refuses a file that has another length than when it was mapped.
     pub(super) fn check_unchanged(&self, path: &Path) -> Result<()> {

@@ -26,7 +26,6 @@ use header::Entry;
 use original::Cut;
 
 pub(crate) use header::shown;
-pub(crate) use names::is_downsampler;
 pub use original::Names;
 pub use view::{Dtype, Floats, TensorView};
 
@@ -131,14 +130,6 @@ impl Weights {
         self.opened.files.iter().find_map(|file| file.metadata(key))
     }
 
-    /// All tensors of this part, in no order: name, shape and bytes as the file has them. Of a network with original names, those of the
-    /// whole network.
-    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], u64)> {
-        self.own()
-            .filter(|(name, _)| !self.harmless(name))
-            .map(|(name, Stored { entry, .. })| (name, &entry.shape[..], (entry.end - entry.begin) as u64))
-    }
-
     /// The part below: `weights.pp("down_blocks").pp(0)` is where the names start with `down_blocks.0.`.
     pub fn pp(&self, part: impl Display) -> Self {
         let prefix = if self.prefix.is_empty() { part.to_string() } else { format!("{}.{part}", self.prefix) };
@@ -203,6 +194,20 @@ impl Weights {
         stored.used.store(true, Ordering::Relaxed);
         let bytes = cut.bytes(file.bytes(&stored.entry)?, shape, dtype.size());
         Ok(TensorView::new(dtype, shape.to_vec(), bytes))
+    }
+
+    /// Says that nobody looks at the tensor `name` for a while: its pages of the mapped file need not stay in memory.
+    pub fn forget(&self, name: &str) {
+        if let Some((Stored { file, entry, .. }, _)) = self.find(&self.full(name)) {
+            self.opened.files[*file].forget(entry.begin..entry.end);
+        }
+    }
+
+    /// As [`Weights::forget`], for everything in these files.
+    pub fn forget_all(&self) {
+        for file in &self.opened.files {
+            file.forget(0..file.len());
+        }
     }
 
     /// The tensors of this part that nobody got, sorted; without those that older releases store and nobody needs. Of a network with

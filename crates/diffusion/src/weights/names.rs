@@ -22,11 +22,6 @@ pub(super) fn older(full: &str) -> Vec<String> {
     names
 }
 
-/// Whether a tensor belongs to a convolution of stride 2, by today's name or the original one of a U-Net or an autoencoder.
-pub(crate) fn is_downsampler(name: &str) -> bool {
-    ["downsamplers.", ".0.op.", ".downsample."].iter().any(|part| name.contains(part))
-}
-
 /// Whether a tensor that nobody uses is worth no warning: the numbers 0, 1, 2, …, which older text encoders store.
 pub(super) fn harmless(name: &str) -> bool {
     name == "position_ids" || name.ends_with(".position_ids")

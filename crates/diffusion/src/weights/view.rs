@@ -1,6 +1,7 @@
 //! One tensor as it lies in its file.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -78,10 +79,23 @@ impl<'a> TensorView<'a> {
 
     /// The numbers as they are stored.
     pub fn floats(&self) -> Floats<'a> {
+        self.part(0..self.bytes.len() / self.dtype.size())
+    }
+
+    /// Some of the numbers as they are stored.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn part(&self, numbers: Range<usize>) -> Floats<'a> {
+        let range = numbers.start * self.dtype.size()..numbers.end * self.dtype.size();
+        let bytes = match &self.bytes {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[range]),
+            Cow::Owned(bytes) => Cow::Owned(bytes[range].to_vec()),
+        };
         match self.dtype {
-            Dtype::F32 => Floats::F32(numbers(&self.bytes, f32::from_le_bytes)),
-            Dtype::F16 => Floats::F16(numbers(&self.bytes, f16::from_le_bytes)),
-            Dtype::Bf16 => Floats::Bf16(numbers(&self.bytes, bf16::from_le_bytes)),
+            Dtype::F32 => Floats::F32(read(bytes, f32::from_le_bytes)),
+            Dtype::F16 => Floats::F16(read(bytes, f16::from_le_bytes)),
+            Dtype::Bf16 => Floats::Bf16(read(bytes, bf16::from_le_bytes)),
         }
     }
 
@@ -95,8 +109,8 @@ impl<'a> TensorView<'a> {
     }
 }
 
-fn numbers<'a, T: bytemuck::Pod, const N: usize>(bytes: &Cow<'a, [u8]>, read: impl Fn([u8; N]) -> T) -> Cow<'a, [T]> {
-    if let Cow::Borrowed(bytes) = *bytes
+fn read<'a, T: bytemuck::Pod, const N: usize>(bytes: Cow<'a, [u8]>, number: impl Fn([u8; N]) -> T) -> Cow<'a, [T]> {
+    if let Cow::Borrowed(bytes) = bytes
         && cfg!(target_endian = "little")
         && let Ok(values) = bytemuck::try_cast_slice(bytes)
     {
@@ -104,5 +118,5 @@ fn numbers<'a, T: bytemuck::Pod, const N: usize>(bytes: &Cow<'a, [u8]>, read: im
     }
     let (chunks, rest) = bytes.as_chunks::<N>();
     debug_assert!(rest.is_empty(), "the header's sizes were checked");
-    Cow::Owned(chunks.iter().map(|&chunk| read(chunk)).collect())
+    Cow::Owned(chunks.iter().map(|&chunk| number(chunk)).collect())
 }

@@ -10,7 +10,7 @@ pub fn api_error(error: &Error) -> ApiError {
     match error {
         Error::InvalidArgument { field, .. } => ApiError::invalid(field, message),
         Error::UnsupportedByModel(_) => ApiError::new(ErrorCode::UnsupportedByModel, message),
-        Error::OutOfMemory { .. } => ApiError::new(ErrorCode::OutOfMemory, message),
+        Error::OutOfMemory { .. } | Error::PictureDoesNotFit { .. } => ApiError::new(ErrorCode::OutOfMemory, message),
         Error::Io { .. }
         | Error::BadFile { .. }
         | Error::Unsupported { .. }

@@ -113,6 +113,10 @@ impl worker_engine::InferencePipeline for InferencePipeline {
             outcome => outcome.map_err(PipelineError::from),
         }
     }
+
+    fn prepare(&mut self) -> bool {
+        self.pipeline.prepare()
+    }
 }
 
 /// What the pictures start from.

@@ -14,6 +14,7 @@ pub use generation_engine::GenerationEngine;
 pub use inference_pipeline::InferencePipeline;
 pub use request_queue::{GenerationRequest, RequestQueue, RequestReceiver};
 pub use sampling_config::SamplingConfig;
+pub(crate) use sampling_config::parts;
 pub use sd_version::{SDVersion, UnknownVersion};
 
 #[cfg(test)]

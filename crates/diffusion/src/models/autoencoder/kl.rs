@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::tiles::{self, Step};
 use super::{Encoded, LatentSpace};
 use crate::Result;
 use crate::models::attention::Attention;
@@ -159,12 +160,15 @@ impl AutoencoderKl {
         let act = diffusers_activation(&config.act_fn, "act_fn", file)?;
         let resnet = ResnetConfig { groups: config.norm_num_groups, eps: EPS, act, temb_channels: None };
         let shared = Shared { config, resnet, device };
+        // Only pictures that start from an image are encoded.
+        let unprepared = device.unprepared();
+        let encoder = Shared { device: &unprepared, ..shared };
         let pointwise =
             |name: &str, channels| Conv2d::load(&weights.pp(name), channels, channels, 1, 1, [0; 4], device);
         let latents = config.latent_channels;
         Ok(Self {
             device: device.clone(),
-            encoder: Encoder::load(&weights.pp("encoder"), shared)?,
+            encoder: Encoder::load(&weights.pp("encoder"), encoder)?,
             quant_conv: config.use_quant_conv.then(|| pointwise("quant_conv", 2 * latents)).transpose()?,
             post_quant_conv: config.use_post_quant_conv.then(|| pointwise("post_quant_conv", latents)).transpose()?,
             decoder: Decoder::load(&weights.pp("decoder"), shared)?,
@@ -189,12 +193,32 @@ impl AutoencoderKl {
     }
 
     pub(super) fn decode(&self, latents: &[f32], shape: &[usize; 4]) -> Result<Vec<f32>> {
+        self.decode_by(latents, shape, |latents| self.decoder.forward(latents))
+    }
+
+    /// Picture after picture, and in tiles whose widest activations take about `tile_bytes`.
+    pub(super) fn decode_tiled(&self, latents: &[f32], shape: &[usize; 4], tile_bytes: usize) -> Result<Vec<f32>> {
+        let [n, channels, height, width] = *shape;
+        let mut pictures = Vec::new();
+        for latents in latents.chunks(latents.len() / n) {
+            let decode = |latents: &Tensor| self.decoder.forward_tiled(latents, tile_bytes);
+            pictures.extend(self.decode_by(latents, &[1, channels, height, width], decode)?);
+        }
+        Ok(pictures)
+    }
+
+    fn decode_by(
+        &self,
+        latents: &[f32],
+        shape: &[usize; 4],
+        decode: impl Fn(&Tensor) -> Result<Tensor> + Sync,
+    ) -> Result<Vec<f32>> {
         self.device.install(|| {
-            let latents = Tensor::from_host(&self.device, latents, shape)?;
-            match &self.post_quant_conv {
-                Some(post_quant_conv) => self.decoder.forward(&post_quant_conv.forward(&latents)?)?.to_host(),
-                None => self.decoder.forward(&latents)?.to_host(),
+            let mut latents = Tensor::from_host(&self.device, latents, shape)?;
+            if let Some(post_quant_conv) = &self.post_quant_conv {
+                latents = post_quant_conv.forward(&latents)?;
             }
+            decode(&latents)?.to_host()
         })
     }
 }
@@ -294,6 +318,35 @@ impl Decoder {
         }
         x = self.conv_norm_out.forward(&x, Activation::Silu)?;
         self.conv_out.forward(&x)
+    }
+
+    /// As [`Self::forward`] for one picture, everything after the first block in tiles. What is wide stays within a tile:
+    /// between two calls of [`tiles::run`] lie the narrower ends of each block, and the last block is one call.
+    fn forward_tiled(&self, latents: &Tensor, tile_bytes: usize) -> Result<Tensor> {
+        let mut x = self.conv_in.forward(latents)?;
+        x = self.mid_block.forward(&x)?;
+        let mut upsampler = None;
+        let last = self.up_blocks.len() - 1;
+        for (i, (resnets, next)) in self.up_blocks.iter().enumerate() {
+            let steps = upsampler.take().map(Step::Upsample).into_iter().chain(resnets.iter().map(Step::Resnet));
+            let mut steps: Vec<Step<'_>> = steps.collect();
+            let mut end = Vec::new();
+            if i == last {
+                end = steps.split_off(steps.len().min(2));
+                end.push(Step::Out(&self.conv_norm_out, &self.conv_out));
+            }
+            // An upsampled map is wide: the block after it makes it narrower in the same tile.
+            while !steps.is_empty() {
+                let rest = steps.split_off(if matches!(steps[0], Step::Upsample(_)) { 2.min(steps.len()) } else { 1 });
+                x = tiles::run(&steps, x, tile_bytes)?;
+                steps = rest;
+            }
+            if !end.is_empty() {
+                x = tiles::run(&end, x, tile_bytes)?;
+            }
+            upsampler = next.as_ref();
+        }
+        Ok(x)
     }
 }
 
