@@ -17,7 +17,9 @@ use support::small_models::SmallModel;
 
 fn load(source: &ModelSource, low_memory: bool) -> Result<Pipeline> {
     let device = Device::cpu(CpuOptions { threads: Some(2), low_memory: false, ..CpuOptions::default() })?;
-    Pipeline::load(source, &device, LoadOptions { low_memory }, &mut |_| ControlFlow::Continue(()))
+    Pipeline::load(source, &device, LoadOptions { low_memory, ..LoadOptions::default() }, &mut |_| {
+        ControlFlow::Continue(())
+    })
 }
 
 /// The checkpoint at `file` with the configs of the small model, which no tensor tells.
