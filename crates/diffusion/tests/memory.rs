@@ -93,7 +93,10 @@ fn a_picture_takes_what_was_foreseen_and_its_steps_ask_for_no_memory() {
             foreseen / 1e6
         );
         assert!((taken / foreseen - 1.0).abs() < 0.15, "{taken} bytes taken, {foreseen} foreseen");
-        assert!(faults.iter().sum::<u64>() < 500, "page faults in steps 2 to 6: {faults:?}");
+        // One step may be the one in which the system itself moves pages; what a step asks for, every step asks for.
+        let mut sorted = faults.clone();
+        sorted.sort_unstable();
+        assert!(sorted[sorted.len() / 2] < 50, "page faults in steps 2 to 6: {faults:?}");
     }
 }
 

@@ -67,8 +67,8 @@ fn a_flag_that_cannot_be_followed_is_refused_with_the_reason_and_so_is_its_varia
     refused(&house, "--bind", Some("nowhere"), "not an IP address");
     refused(&house, "--threads", Some("0"), "--threads");
     refused(&house, "--precision", Some("f64"), "f32, f16, bf16");
-    refused(&house, "--precision", Some("f16"), "on a CPU only f32 is computed");
-    refused(&house, "--use-f16", None, "on a CPU only f32 is computed");
+    refused(&house, "--precision", Some("f16"), "a CPU computes in f32");
+    refused(&house, "--use-f16", None, "a CPU computes in f32");
     refused(&house, "--device", Some("1"), "there is one CPU");
     let said = last_words(worker(&house, &["--use-f16", "--precision", "bf16"], &[]));
     assert!(said.contains("--use-f16 contradicts --precision"), "{said}");

@@ -109,6 +109,7 @@ impl<'a> TensorView<'a> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what is borrowed stays so")]
 fn read<'a, T: bytemuck::Pod, const N: usize>(bytes: Cow<'a, [u8]>, number: impl Fn([u8; N]) -> T) -> Cow<'a, [T]> {
     if let Cow::Borrowed(bytes) = bytes
         && cfg!(target_endian = "little")
