@@ -34,9 +34,9 @@ impl Programs {
     /// The language worker needs a C++ build and so is a program of its own.
     fn llm_worker(kind: WorkerKind) -> Result<WorkerProgram, HiveError> {
         let how = match kind {
-            WorkerKind::Cpu => "build it: cargo build --release --bin llm-worker-cpu",
-            WorkerKind::Cuda => "build it: cargo build --release --bin llm-worker-cuda --features cuda",
-            WorkerKind::Metal => "build it: cargo build --release --bin llm-worker-metal --features metal",
+            WorkerKind::Cpu => "build it: cargo build --release -p llm-worker-rbee --features cpu",
+            WorkerKind::Cuda => "build it: cargo build --release -p llm-worker-rbee --features cuda",
+            WorkerKind::Metal => "build it: cargo build --release -p llm-worker-rbee --features metal",
         };
         find_program(&format!("llm-worker-{}", kind.as_str()), how)
     }

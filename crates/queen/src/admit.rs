@@ -180,12 +180,12 @@ pub(crate) fn described(kind: WorkKind) -> &'static str {
 }
 
 fn nobody_serves(kind: WorkKind) -> ApiError {
-    let program = match kind {
-        WorkKind::Infer => "llm-worker-cpu",
-        WorkKind::Image | WorkKind::Hive => "sd-worker-cpu",
+    let build = match kind {
+        WorkKind::Infer => "cargo build --release -p llm-worker-rbee --features cpu",
+        WorkKind::Image | WorkKind::Hive => "cargo build --release --bin sd-worker-cpu",
     };
     let message = format!(
-        "no hive has a worker for {} or could start one; build it: cargo build --release --bin {program}, and put it beside rbee or on PATH",
+        "no hive has a worker for {} or could start one; build it: {build}, and put it beside rbee or on PATH",
         described(kind)
     );
     ApiError::new(ErrorCode::Unavailable, message).with_param("operation")
