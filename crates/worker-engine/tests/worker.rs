@@ -23,12 +23,15 @@ use worker_engine::{
 struct Scripted {
     /// Where a "wait" waits until the test lets it go on.
     gate: Arc<std::sync::Mutex<mpsc::Receiver<()>>>,
+    /// The prompts in the order in which they ran.
+    ran: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl InferencePipeline for Scripted {
     type Request = String;
 
     fn run(&mut self, prompt: String, events: &Events, cancel: &CancellationToken) -> Result<Outcome, PipelineError> {
+        self.ran.lock().unwrap().push(prompt.clone());
         match &*prompt {
             "panic" => panic!("asked to"),
             "fail" => return Err(ApiError::new(ErrorCode::OutOfMemory, "it does not fit").into()),
@@ -91,6 +94,7 @@ struct Test {
     client: reqwest::Client,
     worker: Worker,
     gate: mpsc::Sender<()>,
+    ran: Arc<std::sync::Mutex<Vec<String>>>,
     loads: Arc<AtomicUsize>,
 }
 
@@ -112,9 +116,11 @@ async fn start_with(
     let reporter = receiver.load_reporter();
     let (gate, gated) = mpsc::channel();
     let gated = Arc::new(std::sync::Mutex::new(gated));
+    let ran = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let runs = Arc::clone(&ran);
     let pipeline = move || {
         load(&reporter)?;
-        Ok(Scripted { gate: Arc::clone(&gated) })
+        Ok(Scripted { gate: Arc::clone(&gated), ran: Arc::clone(&runs) })
     };
     GenerationEngine::loading(pipeline, receiver).start().unwrap();
     let identity = WorkerIdentity { worker_id: "worker-1".into(), model: "scripted".into(), device: "cpu".into() };
@@ -125,7 +131,7 @@ async fn start_with(
     let app = router(worker.clone(), &Access::new(address.ip(), &[], None));
     tokio::spawn(async move { axum::serve(listener, app).await });
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
-    Test { url: format!("http://{address}"), client, worker, gate, loads }
+    Test { url: format!("http://{address}"), client, worker, gate, ran, loads }
 }
 
 async fn eventually(mut is: impl FnMut() -> bool) {
@@ -261,20 +267,18 @@ async fn the_urgent_come_first_and_the_others_are_told() {
     let running = test.ask("wait").await;
     test.running(&running).await;
     let mut ids = Vec::new();
-    for priority in ["low", "normal", "high", "normal"] {
-        ids.push(test.post("b", priority).await.json::<JobResponse>().await.unwrap().job_id);
+    for (prompt, priority) in [("a", "low"), ("b", "normal"), ("c", "high"), ("d", "normal")] {
+        ids.push(test.post(prompt, priority).await.json::<JobResponse>().await.unwrap().job_id);
     }
     test.gate.send(()).unwrap();
-    let mut began = Vec::new();
     for id in &ids {
         test.names(id).await;
-        began.push((test.job(id).await.started_ms.unwrap(), id));
     }
     let positions: Vec<_> = test.events(&ids[0]).await.into_iter().filter(|event| event["type"] == "queued").collect();
     let positions: Vec<_> = positions.iter().map(|event| event["position"].as_u64().unwrap()).collect();
     // At admission nothing was before it; then the high one ran and left two before it, and so on.
     assert_eq!(positions, [1, 3, 2, 1]);
-    assert!(began[2].0 <= began[1].0 && began[1].0 <= began[3].0 && began[3].0 <= began[0].0, "{began:?}");
+    assert_eq!(*test.ran.lock().unwrap(), ["wait", "c", "b", "d", "a"]);
 }
 
 #[tokio::test]
