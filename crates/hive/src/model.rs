@@ -145,9 +145,9 @@ impl Hive {
 }
 
 async fn follow(download: Download, job: &dyn Reporter) -> Result<ModelEntry, ApiError> {
-    let tell = |Progress { bytes, total, bytes_per_second, eta, .. }: Progress| {
-        let eta_ms = eta.map(|eta| u64::try_from(eta.as_millis()).unwrap_or(u64::MAX));
-        let phase = Some(Phase::Downloading);
+    let tell = |progress: Progress| {
+        let (phase, eta_ms) = (Some(Phase::Downloading), progress.eta_ms());
+        let Progress { bytes, total, bytes_per_second, .. } = progress;
         job.tell(JobEvent::Progress { step: bytes, total, phase, eta_ms, bytes_per_second });
     };
     Ok(download.finish(tell).await?)

@@ -1,7 +1,7 @@
 //! Models on this machine and how they get there: well-known names, downloads from the hub, the catalogue on disk.
 //!
 //! [`ModelStore`] is the whole of it: [`ModelStore::resolve`] tells what a name means here, [`ModelStore::download`]
-//! brings what is missing, [`ModelStore::list`], [`ModelStore::get`] and [`ModelStore::delete`] keep the catalogue, and a
+//! brings what is missing, [`ModelStore::want`] does both for a program that serves one model, [`ModelStore::list`], [`ModelStore::get`] and [`ModelStore::delete`] keep the catalogue, and a
 //! [`Lease`] keeps a model that is used from being deleted, by whichever process. Hives and workers share one store.
 
 mod args;
@@ -18,6 +18,7 @@ mod options;
 mod select;
 mod source;
 mod store;
+mod wanted;
 
 pub use args::StoreArgs;
 pub use data_dir::{data_dir, default_data_dir, models_dir};
@@ -26,3 +27,4 @@ pub use error::{Error, Result};
 pub use options::{Patience, StoreOptions, Token};
 pub use source::{Precision, Source};
 pub use store::{Lease, ModelStore, Resolution};
+pub use wanted::Wanted;

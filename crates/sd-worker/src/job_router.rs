@@ -9,7 +9,7 @@ use operations_contract::{
     ApiError, DeviceInfo, ErrorCode, ImageGenerationRequest, ImageInpaintRequest, ImageTransformRequest, Info,
     JobResponse, MemoryInfo, Operation, OperationKind, Priority, Readiness, SdWorkerOperation, Validated, same_model,
 };
-use worker_engine::{DownloadProgress, EngineStatus, WorkerIdentity, resident_memory_bytes, submit};
+use worker_engine::{WorkerIdentity, resident_memory_bytes, submit};
 
 use crate::backend::{RequestQueue, SamplingConfig, api_error, parts};
 
@@ -214,16 +214,6 @@ impl JobServer for AppState {
     }
 
     fn ready(&self) -> Readiness {
-        let reason = match self.queue.status() {
-            EngineStatus::Ready => return Readiness { ready: true, reason: None },
-            EngineStatus::Downloading(DownloadProgress { bytes, total, .. }) => match total {
-                0 => "the model is downloading".to_owned(),
-                _ => format!("the model is downloading: {} of {} MB", bytes / 1_000_000, total.div_ceil(1_000_000)),
-            },
-            EngineStatus::Loading => "the model loads".to_owned(),
-            EngineStatus::Failed(error) => format!("the model could not be loaded: {error}"),
-            EngineStatus::Stopped => "the engine has stopped".to_owned(),
-        };
-        Readiness { ready: false, reason: Some(reason) }
+        self.queue.status().readiness()
     }
 }

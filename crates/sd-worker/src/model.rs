@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use diffusion::pipeline::ModelSource;
-use model_store::{Lease, ModelStore, Resolution, Source, StoreArgs};
+use model_store::{Progress, StoreArgs, Wanted};
 use operations_contract::{ApiError, DEFAULT_IMAGE_MODEL, ErrorCode, ModelEntry, ModelKind, same_model};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use worker_engine::{DownloadProgress, LoadReporter};
 
 use crate::backend::{SDVersion, api_error};
@@ -23,10 +22,10 @@ pub(crate) struct Model {
 /// Where the files of a model are.
 #[derive(Debug)]
 pub(crate) enum Origin {
-    /// On this machine; the lease keeps a model of the catalogue from being deleted.
-    Here { source: ModelSource, _lease: Option<Lease> },
-    /// Elsewhere; `turbo` is the word of [`ModelSource::open`].
-    Away { store: ModelStore, source: Source, turbo: bool },
+    /// Where `--model` says, or in the program.
+    Given(ModelSource),
+    /// In the store, or on their way there; `turbo` is the word of [`ModelSource::open`].
+    Stored { wanted: Wanted, turbo: bool },
 }
 
 /// Why a model cannot be served.
@@ -51,6 +50,9 @@ pub(crate) enum ModelError {
 impl From<&ModelError> for ApiError {
     fn from(error: &ModelError) -> Self {
         match error {
+            ModelError::Store(model_store::Error::Cancelled) => {
+                ApiError::new(ErrorCode::ShuttingDown, "the worker stopped while its model was downloaded")
+            }
             ModelError::Store(error) => error.into(),
             ModelError::Files(error) => api_error(error),
             ModelError::Unknown(_) => ApiError::new(ErrorCode::ModelNotFound, error.to_string()).with_param("model"),
@@ -73,89 +75,50 @@ pub(crate) fn find(model: Option<&str>, sd_version: Option<SDVersion>, store: &S
         names.extend(path.canonicalize().ok().and_then(|path| path.to_str().map(str::to_owned)));
         names.extend(path.file_name().and_then(|name| name.to_str()).map(str::to_owned));
         names.dedup();
-        return Ok(Model { origin: Origin::Here { source, _lease: None }, name: given.to_owned(), names });
+        return Ok(Model { origin: Origin::Given(source), name: given.to_owned(), names });
     }
-    let store = store.open()?;
-    let (origin, known) = match store.resolve(given)? {
-        Resolution::BuiltIn(_) => return Err(ModelError::NoImageModel(given.to_owned())),
-        Resolution::Unknown => return Err(ModelError::Unknown(given.to_owned())),
-        Resolution::Found(entry) => {
-            let names = vec![entry.id.clone(), entry.name.clone(), entry.source.clone(), entry.path.clone()];
-            (here(&store, &entry, turbo)?, names)
-        }
-        Resolution::Downloadable(source) if store.is_offline() => {
-            return Err(model_store::Error::Offline(source.to_string()).into());
-        }
-        Resolution::Downloadable(source) => {
-            let names = vec![source.id(), source.name(), source.to_string()];
-            (Origin::Away { store, source, turbo }, names)
-        }
-    };
-    let mut names = vec![given.to_owned()];
-    names.extend(known.into_iter().filter(|name| !same_model(name, given)));
-    Ok(Model { origin, name: given.to_owned(), names })
+    let wanted = store.open()?.want(given).map_err(|error| match error {
+        model_store::Error::BuiltIn(name) => ModelError::NoImageModel(name),
+        model_store::Error::Unknown(name) => ModelError::Unknown(name),
+        error => ModelError::Store(error),
+    })?;
+    // What is here and is no model is told at once.
+    wanted.entry().map(|entry| open(entry, turbo)).transpose()?;
+    let names = wanted.names().to_vec();
+    Ok(Model { origin: Origin::Stored { wanted, turbo }, name: given.to_owned(), names })
 }
 
 impl Origin {
     /// The files of the model, which are downloaded first where they are not here. It blocks, and so is for the engine's
     /// thread.
-    pub(crate) fn obtain(&mut self, runtime: &Handle, reporter: &LoadReporter) -> Result<ModelSource, ApiError> {
-        if let Self::Away { store, source, turbo } = self {
-            reporter.downloading(DownloadProgress::default());
-            let entry = download(store, source.clone(), runtime, reporter)?;
-            *self = here(store, &entry, *turbo).map_err(|error| ApiError::from(&error))?;
-            reporter.loading();
-        }
+    pub(crate) fn obtain(&mut self, runtime: &Handle, reporter: &LoadReporter) -> Result<ModelSource, ModelError> {
         match self {
-            Self::Here { source, .. } => Ok(source.clone()),
-            Self::Away { source, .. } => Err(ApiError::internal(format!("{source} was downloaded and is not here"))),
+            Self::Given(source) => Ok(source.clone()),
+            Self::Stored { wanted, turbo } => {
+                let telling = reporter.clone();
+                let tell = move |progress: Progress| {
+                    let eta_ms = progress.eta_ms();
+                    let Progress { bytes, total, bytes_per_second, .. } = progress;
+                    telling.downloading(DownloadProgress { bytes, total, bytes_per_second, eta_ms });
+                };
+                let source = open(wanted.obtain(runtime, tell)?, *turbo)?;
+                reporter.loading();
+                Ok(source)
+            }
         }
-    }
-}
-
-fn download(
-    store: &ModelStore,
-    source: Source,
-    runtime: &Handle,
-    reporter: &LoadReporter,
-) -> Result<ModelEntry, ApiError> {
-    let (done, waiting) = oneshot::channel();
-    let (store, reporter) = (store.clone(), reporter.clone());
-    runtime.spawn(async move {
-        let coming = store.download(source);
-        let tell = |progress: model_store::Progress| {
-            reporter.downloading(DownloadProgress {
-                bytes: progress.bytes,
-                total: progress.total,
-                bytes_per_second: progress.bytes_per_second,
-                eta_ms: progress.eta.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-            });
-        };
-        let _ = done.send(coming.finish(tell).await);
-    });
-    match waiting.blocking_recv() {
-        Ok(Ok(entry)) => Ok(entry),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(ApiError::new(ErrorCode::ShuttingDown, "the worker stopped while its model was downloaded")),
     }
 }
 
 /// A model of the catalogue or of the Hugging Face cache.
-fn here(store: &ModelStore, entry: &ModelEntry, turbo: bool) -> Result<Origin, ModelError> {
+fn open(entry: &ModelEntry, turbo: bool) -> Result<ModelSource, ModelError> {
     if entry.kind == ModelKind::Language {
         return Err(ModelError::NoImageModel(entry.source.clone()));
     }
-    // What lies in the cache and was never asked for has no entry that could be deleted.
-    let lease = match store.lease(&entry.id) {
-        Ok(lease) => Some(lease),
-        Err(model_store::Error::NoEntry(_)) => None,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Origin::Here { source: ModelSource::open(Path::new(&entry.path), turbo)?, _lease: lease })
+    Ok(ModelSource::open(Path::new(&entry.path), turbo)?)
 }
 
 fn embedded_model() -> Model {
-    let origin = Origin::Here { source: embedded::tiny_scenes(), _lease: None };
+    let origin = Origin::Given(embedded::tiny_scenes());
     Model { origin, name: embedded::NAME.to_owned(), names: vec![embedded::NAME.to_owned()] }
 }
 
@@ -199,8 +162,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let args = StoreArgs { offline: false, ..offline(&folder) };
         let model = find(Some("someone/something-that-no-cache-has"), None, &args).unwrap();
-        assert!(matches!(model.origin, Origin::Away { .. }));
-        let source = Source::parse("someone/something-that-no-cache-has").unwrap();
+        assert!(matches!(model.origin, Origin::Stored { wanted, .. } if wanted.entry().is_none()));
+        let source = model_store::Source::parse("someone/something-that-no-cache-has").unwrap();
         assert!(model.names.contains(&source.id()), "{:?}", model.names);
     }
 }

@@ -68,7 +68,7 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
             tracing::debug!("{name}: {event:?}");
             ControlFlow::Continue(())
         };
-        let source = origin.obtain(&runtime, &reporter)?;
+        let source = origin.obtain(&runtime, &reporter).map_err(|error| ApiError::from(&error))?;
         let pipeline = Pipeline::load(&source, &device, options, &mut observer).map_err(|error| api_error(&error))?;
         if let Some(contradiction) = version.and_then(|version| version.contradiction(pipeline.info())) {
             return Err(ApiError::new(ErrorCode::ModelLoadFailed, contradiction));

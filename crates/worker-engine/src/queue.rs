@@ -1,6 +1,6 @@
 use crate::pipeline::GenerationResponse;
 use job_server::CancellationToken;
-use operations_contract::{ApiError, ErrorCode, Priority};
+use operations_contract::{ApiError, ErrorCode, Priority, Readiness};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
@@ -49,6 +49,24 @@ pub struct DownloadProgress {
 /// Tells those who wait for the model what happens to it before it is loaded.
 #[derive(Debug, Clone)]
 pub struct LoadReporter(watch::Sender<EngineStatus>);
+
+impl EngineStatus {
+    /// Whether it serves, and what is in the way.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let reason = match self {
+            Self::Ready => return Readiness { ready: true, reason: None },
+            Self::Downloading(DownloadProgress { total: 0, .. }) => "the model is downloading".to_owned(),
+            Self::Downloading(DownloadProgress { bytes, total, .. }) => {
+                format!("the model is downloading: {} of {} MB", bytes / 1_000_000, total.div_ceil(1_000_000))
+            }
+            Self::Loading => "the model loads".to_owned(),
+            Self::Failed(error) => format!("the model could not be loaded: {error}"),
+            Self::Stopped => "the engine has stopped".to_owned(),
+        };
+        Readiness { ready: false, reason: Some(reason) }
+    }
+}
 
 impl LoadReporter {
     /// So much of it is here.

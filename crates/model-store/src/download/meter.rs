@@ -24,6 +24,14 @@ pub struct Progress {
     pub eta: Option<Duration>,
 }
 
+impl Progress {
+    /// How long the rest takes, in milliseconds.
+    #[must_use]
+    pub fn eta_ms(&self) -> Option<u64> {
+        self.eta.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 /// What is being done for a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stage {
