@@ -16,7 +16,7 @@ from dialogues import conversation
 from model import VOCABULARY, Llama
 
 BEGIN, TURN, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-BATCH, LONGEST = 16, 160
+BATCH, POOL, LONGEST = 16, 16, 160
 RATE, LAST_RATE = 3e-3, 1e-4
 QUESTION_WEIGHT = 0.1
 
@@ -50,25 +50,32 @@ def pieces(rng):
         yield "\n", False
 
 
-def batch(tokenizer, rng):
-    rows, weights = [], []
-    for _ in range(BATCH):
-        row, weight = [], []
-        for text, answer in pieces(rng):
-            ids = tokenizer.encode(text, add_special_tokens=False).ids
-            row += ids
-            weight += [1.0 if answer else QUESTION_WEIGHT] * len(ids)
-        rows.append(row[:LONGEST])
-        weights.append(weight[:LONGEST])
-    width = max(map(len, rows))
-    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    weight = torch.tensor([w + [0.0] * (width - len(w)) for w in weights])
-    return tokens, weight
+def row(tokenizer, rng):
+    """The tokens of a conversation, and how much each of them counts."""
+    tokens, weights = [], []
+    for text, answer in pieces(rng):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        tokens += ids
+        weights += [1.0 if answer else QUESTION_WEIGHT] * len(ids)
+    return tokens[:LONGEST], weights[:LONGEST]
+
+
+def batches(tokenizer, rng):
+    """Without end. Conversations of one length go together: mixed, more than half of what is computed would be padding."""
+    while True:
+        rows = sorted((row(tokenizer, rng) for _ in range(BATCH * POOL)), key=lambda row: len(row[0]))
+        pool = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+        rng.shuffle(pool)
+        for chosen in pool:
+            width = max(len(tokens) for tokens, _ in chosen)
+            tokens = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens, _ in chosen])
+            weights = torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in chosen])
+            yield tokens, weights
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("work"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
@@ -83,11 +90,10 @@ def main():
     print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
     mean = None
-    for step in range(1, args.steps + 1):
+    for step, (tokens, weight) in zip(range(1, args.steps + 1), batches(tokenizer, rng)):
         rate = LAST_RATE + (RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, step / 50)
-        tokens, weight = batch(tokenizer, rng)
         logits = model(tokens[:, :-1])
         losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
         loss = (losses * weight[:, 1:].flatten()).sum() / weight[:, 1:].sum()
