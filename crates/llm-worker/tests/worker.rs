@@ -188,10 +188,13 @@ async fn functions_are_called_in_their_form() {
     ]);
     let chosen = json!({"type": "function", "function": {"name": "weather"}});
     for (choice, names) in [(json!("required"), vec!["weather", "now"]), (chosen, vec!["weather"])] {
-        let told = worker.infer(question("How warm is it?", json!({"tools": tools, "tool_choice": choice}))).await;
+        // This model may go on to call until there is no room for more; what it has called until then counts.
+        let fields = json!({"tools": tools, "tool_choice": choice, "max_tokens": 600});
+        let told = worker.infer(question("How warm is it?", fields)).await;
         let completion = told.completion;
-        assert_eq!((completion.finish_reason, &*completion.text), (FinishReason::ToolCalls, ""));
-        assert!(told.tokens.is_empty(), "{:?}", told.tokens);
+        assert!([FinishReason::ToolCalls, FinishReason::Length].contains(&completion.finish_reason), "{completion:?}");
+        assert!(completion.text.is_empty() && told.tokens.is_empty(), "{completion:?}");
+        assert!(!completion.tool_calls.is_empty());
         for call in completion.tool_calls {
             assert!(names.contains(&&*call.function.name) && !call.id.is_empty(), "{call:?}");
             let arguments: Value = serde_json::from_str(&call.function.arguments).unwrap();
@@ -297,7 +300,8 @@ fn flags_that_cannot_be_followed_are_refused() {
     assert!(said("cpu", &["--device", "1"]).contains("one CPU"));
     assert!(said("cpu", &["--slots", "0"]).contains("1..=256"));
     assert!(said("cpu", &["--model", "/nowhere.gguf"]).contains("no such file"));
-    assert!(said("cpu", &[]).contains("--model the path of a GGUF file"));
+    assert!(said("cpu", &["--model", "tiny-scenes"]).contains("sd-worker-cpu"));
+    assert!(said("cpu", &["--model", "someone/something", "--offline"]).contains("--offline forbids"));
     if !cfg!(feature = "cuda") {
         assert!(said("cuda", &[]).contains("--features cuda"));
     }

@@ -181,7 +181,7 @@ impl Job {
         if self.stream && !rest.is_empty() {
             self.events.token(rest, self.told);
         }
-        if calls.is_some() {
+        if calls.is_some() && reason == FinishReason::Stop {
             reason = FinishReason::ToolCalls;
         }
         let (prompt_tokens, completion_tokens) = (self.prompt_tokens as u64, self.written);

@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 use super::grammar::{Grammar, Strictness};
 use super::schema::{SchemaReader, literal, literal_text};
 
+/// Calls in one answer: a small model may not find the end by itself.
+const CALLS: usize = 16;
+
 /// How a model writes a call: what its chat template was trained with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallFormat {
@@ -104,11 +107,14 @@ impl Calls {
             });
         }
         let call = grammar.rule("call", calls.join(" | "));
+        let more = format!("{{0,{}}}", CALLS - 1);
         let root = match format {
             CallFormat::Bare => call,
-            CallFormat::List => format!("{ws} \"[\" {ws} {call} ({ws} \",\" {ws} {call})* {ws} \"]\""),
+            CallFormat::List => format!("{ws} \"[\" {ws} {call} ({ws} \",\" {ws} {call}){more} {ws} \"]\""),
             CallFormat::Tagged => {
-                format!("{ws} {call} {ws} \"</tool_call>\" ({ws} \"<tool_call>\" {ws} {call} {ws} \"</tool_call>\")*")
+                format!(
+                    "{ws} {call} {ws} \"</tool_call>\" ({ws} \"<tool_call>\" {ws} {call} {ws} \"</tool_call>\"){more}"
+                )
             }
         };
         let mut calls = Self { format, grammar: grammar.finish(&root), whole: None, forced };
@@ -135,15 +141,12 @@ impl Calls {
         matches!(self.format, CallFormat::Bare)
     }
 
-    /// The calls in what was written after the first trigger; none when it is no call after all, or not a whole one.
+    /// The calls in what was written after the first trigger; none when it is no call after all, or not a whole one. Of a text that
+    /// was cut off these are the ones before.
     pub fn parse(&self, written: &str, new_id: impl Fn() -> String) -> Option<Vec<ToolCall>> {
-        let calls: Vec<Value> = match self.format {
-            CallFormat::Bare => vec![serde_json::from_str(&format!("{}{}", self.trigger(), written.trim())).ok()?],
-            CallFormat::List => serde_json::from_str(written.trim()).ok()?,
-            CallFormat::Tagged => {
-                let parts = written.split("<tool_call>").map(|part| part.split("</tool_call>").next().unwrap_or(part));
-                parts.map(|part| serde_json::from_str(part.trim()).ok()).collect::<Option<_>>()?
-            }
+        let calls = match self.format {
+            CallFormat::Bare => objects(&format!("{}{written}", self.trigger())),
+            CallFormat::List | CallFormat::Tagged => objects(written),
         };
         let call = |call: Value| {
             let name = call.get("name")?.as_str()?.to_owned();
@@ -155,6 +158,18 @@ impl Calls {
         let calls = calls.into_iter().map(call).collect::<Option<Vec<_>>>()?;
         (!calls.is_empty()).then_some(calls)
     }
+}
+
+/// The objects of a text, until one that is not whole; what is between them is their frame.
+fn objects(mut text: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    while let Some(begin) = text.find('{') {
+        let mut reading = serde_json::Deserializer::from_str(&text[begin..]).into_iter();
+        let Some(Ok(object)) = reading.next() else { break };
+        found.push(object);
+        text = &text[begin + reading.byte_offset()..];
+    }
+    found
 }
 
 #[cfg(test)]
@@ -185,6 +200,10 @@ mod tests {
         let list = r#"[{"name": "weather", "arguments": {"place": "sea"}, "id": "abc"}]"#;
         assert_eq!(parsed(CallFormat::List, list), Some(vec![one()]));
         assert_eq!(parsed(CallFormat::Bare, r#" "weather", "parameters": {"place": "sea"}}"#), Some(vec![one()]));
+        let cut = format!("{twice}\n<tool_call>\n{{\"name\": \"wea");
+        assert_eq!(parsed(CallFormat::Tagged, &cut), Some(vec![one(), one()]), "what is whole counts");
+        let cut = r#"[{"name": "weather", "arguments": {"place": "sea"}}, {"name": "weather", "argu"#;
+        assert_eq!(parsed(CallFormat::List, cut), Some(vec![one()]));
         for broken in ["", "{", "{\"name\": 1}", "[]", "null", "{\"name\": \"a\", \"arguments\": \"b\"}"] {
             for format in [CallFormat::Tagged, CallFormat::List, CallFormat::Bare] {
                 assert_eq!(parsed(format, broken), None, "{broken}");
