@@ -1,6 +1,7 @@
 //! The flags of a language worker.
 
-use clap::builder::{BoolishValueParser, RangedU64ValueParser};
+use clap::builder::RangedU64ValueParser;
+use model_store::StoreArgs;
 use worker_engine::WorkerArgs;
 
 /// A language worker: one GGUF model on one device, served over HTTP.
@@ -21,9 +22,9 @@ pub struct Args {
     /// Layers that the GPU computes; on cuda and metal all of them if absent, on a CPU there are none.
     #[arg(long, env = "RBEE_GPU_LAYERS", value_name = "N")]
     pub gpu_layers: Option<u32>,
-    /// Download nothing.
-    #[arg(long, env = "RBEE_OFFLINE", value_parser = BoolishValueParser::new())]
-    pub offline: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take it for the manual of the whole program")]
+    pub store: StoreArgs,
 }
 
 /// What a worker computes with.

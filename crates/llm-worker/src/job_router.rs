@@ -8,7 +8,7 @@ use operations_contract::{
     ApiError, DeviceInfo, ErrorCode, InferRequest, Info, JobResponse, LlmWorkerOperation, MemoryInfo, Operation,
     OperationKind, Readiness, Validated, same_model,
 };
-use worker_engine::{EngineStatus, WorkerIdentity, resident_memory_bytes, submit};
+use worker_engine::{WorkerIdentity, resident_memory_bytes, submit};
 
 use crate::backend::{Inference, LlmRequest, PromptReader, RequestQueue};
 use crate::embeddings;
@@ -162,12 +162,6 @@ impl JobServer for AppState {
     }
 
     fn ready(&self) -> Readiness {
-        let reason = match self.queue.status() {
-            EngineStatus::Ready => return Readiness { ready: true, reason: None },
-            EngineStatus::Downloading(_) | EngineStatus::Loading => "the model loads".to_owned(),
-            EngineStatus::Failed(error) => format!("the model could not be loaded: {error}"),
-            EngineStatus::Stopped => "the engine has stopped".to_owned(),
-        };
-        Readiness { ready: false, reason: Some(reason) }
+        self.queue.status().readiness()
     }
 }

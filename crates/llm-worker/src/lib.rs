@@ -10,11 +10,13 @@ pub mod args;
 pub mod backend;
 pub mod chat;
 #[cfg(feature = "llama")]
+mod embedded;
+#[cfg(feature = "llama")]
 mod embeddings;
 #[cfg(feature = "llama")]
 pub mod job_router;
 #[cfg(feature = "llama")]
-pub mod model;
+mod model;
 #[cfg(feature = "llama")]
 mod start;
 pub mod text;

@@ -1,71 +1,143 @@
-//! Which model a worker serves, by its flags.
+//! Which model a worker serves, by its flags, and how it gets here.
 
-use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use operations_contract::{repository_of, well_known};
+use model_store::{Progress, StoreArgs, Wanted};
+use operations_contract::{ApiError, DEFAULT_TEXT_MODEL, ErrorCode, ModelEntry, ModelKind, same_model};
+use tokio::runtime::Handle;
+use worker_engine::{DownloadProgress, LoadReporter};
 
-/// A model that can be loaded, and the names by which requests may mean it.
-#[derive(Debug, Clone)]
-pub struct Model {
-    /// Its GGUF file.
-    pub file: PathBuf,
-    /// The name that is shown.
+use crate::embedded::{self, ModelFile};
+
+/// A model, and the names by which requests may mean it.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub origin: Origin,
     pub name: String,
-    /// All names.
     pub names: Vec<String>,
 }
 
-/// Why a model cannot be served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModelError {
-    /// None is named.
-    None,
-    /// It would have to be downloaded.
-    NotOnDisk(String),
-    /// There is no such file.
-    NoFile(String),
-    /// A folder with no GGUF file, or with several.
-    Folder(String, usize),
+/// Where the file of a model is.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// In the program.
+    Embedded(StoreArgs),
+    /// Where `--model` says.
+    Given(PathBuf),
+    /// In the store, or on its way there.
+    Stored(Wanted),
 }
 
-impl std::error::Error for ModelError {}
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ModelError {
+    /// The store cannot be used, or may not download.
+    #[error(transparent)]
+    Store(#[from] model_store::Error),
+    /// Nothing is called so.
+    #[error(
+        "there is no model {0:?}; give --model a hub repository (owner/name, or owner/name:FILE.gguf where it has several), the path of a GGUF file or its URL, or leave it out for the embedded {DEFAULT_TEXT_MODEL}"
+    )]
+    Unknown(String),
+    /// There is no such file.
+    #[error("{0}: there is no such file; give --model the path of a GGUF file")]
+    NoFile(String),
+    /// It paints.
+    #[error("{0} does not write text; an image model is served by sd-worker-cpu")]
+    NoTextModel(String),
+    /// A folder with no GGUF file.
+    #[error("{0} holds no GGUF file; give --model the path of a GGUF file")]
+    EmptyFolder(String),
+    /// A folder with several.
+    #[error("{0} holds {1} GGUF files; name one of them")]
+    FullFolder(String, usize),
+    /// The embedded model cannot be put where llama.cpp reads it.
+    #[error("the embedded {DEFAULT_TEXT_MODEL} cannot be laid out for llama.cpp: {0}")]
+    Embedded(io::Error),
+}
 
-impl fmt::Display for ModelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instead = "give --model the path of a GGUF file";
-        match self {
-            Self::None => write!(f, "there is no language model in this program yet; {instead}"),
-            Self::NotOnDisk(name) => {
-                write!(f, "{name} would have to be downloaded, which is not possible yet; {instead}")
+impl From<&ModelError> for ApiError {
+    fn from(error: &ModelError) -> Self {
+        match error {
+            ModelError::Store(model_store::Error::Cancelled) => {
+                ApiError::new(ErrorCode::ShuttingDown, "the worker stopped while its model was downloaded")
             }
-            Self::NoFile(path) => write!(f, "{path}: there is no such file; {instead}"),
-            Self::Folder(path, 0) => write!(f, "{path} holds no GGUF file; {instead}"),
-            Self::Folder(path, count) => write!(f, "{path} holds {count} GGUF files; name one of them"),
+            ModelError::Store(error) => error.into(),
+            ModelError::Embedded(_) => ApiError::internal(error.to_string()),
+            ModelError::Unknown(_)
+            | ModelError::NoFile(_)
+            | ModelError::EmptyFolder(_)
+            | ModelError::FullFolder(..) => {
+                ApiError::new(ErrorCode::ModelNotFound, error.to_string()).with_param("model")
+            }
+            ModelError::NoTextModel(_) => ApiError::invalid("model", error.to_string()),
         }
     }
 }
 
-/// The model that `--model` names. A file that exists comes before a name; a folder may hold the one file.
-///
-/// # Errors
-/// As [`ModelError`] says.
-pub fn find(model: Option<&str>) -> Result<Model, ModelError> {
-    let given = model.ok_or(ModelError::None)?;
+/// The model that `--model` names, or the embedded one. A path that exists comes before a name; a folder may hold the one
+/// file.
+pub(crate) fn find(model: Option<&str>, store: &StoreArgs) -> Result<Model, ModelError> {
+    let Some(given) = model.filter(|given| !same_model(given, embedded::NAME)) else {
+        let name = embedded::NAME.to_owned();
+        return Ok(Model { origin: Origin::Embedded(store.clone()), names: vec![name.clone()], name });
+    };
     let path = Path::new(given);
-    if !path.exists() {
-        let is_name = well_known(given).is_some() || repository_of(given).is_some();
-        let given = given.to_owned();
-        return Err(if is_name { ModelError::NotOnDisk(given) } else { ModelError::NoFile(given) });
+    if path.exists() {
+        let file = if path.is_dir() { only_gguf(path)? } else { path.to_path_buf() };
+        let mut names = vec![given.to_owned()];
+        names.extend(file.canonicalize().ok().and_then(|path| path.to_str().map(str::to_owned)));
+        names.extend(file_names(path).chain(file_names(&file)));
+        names.dedup();
+        return Ok(Model { origin: Origin::Given(file), name: given.to_owned(), names });
     }
-    let file = if path.is_dir() { only_gguf(path)? } else { path.to_path_buf() };
-    let mut names = vec![given.to_owned()];
-    names.extend(file.canonicalize().ok().and_then(|path| path.to_str().map(str::to_owned)));
-    for name in [path.file_name(), path.file_stem(), file.file_name(), file.file_stem()] {
-        names.extend(name.and_then(|name| name.to_str()).map(str::to_owned));
+    if path.is_absolute() {
+        return Err(ModelError::NoFile(given.to_owned()));
     }
-    names.dedup();
-    Ok(Model { file, name: given.to_owned(), names })
+    let wanted = store.open()?.want(given).map_err(|error| match error {
+        model_store::Error::BuiltIn(name) => ModelError::NoTextModel(name),
+        model_store::Error::Unknown(name) => ModelError::Unknown(name),
+        error => ModelError::Store(error),
+    })?;
+    // What is here and does not write is told at once.
+    wanted.entry().map(gguf).transpose()?;
+    let names = wanted.names().to_vec();
+    Ok(Model { origin: Origin::Stored(wanted), name: given.to_owned(), names })
+}
+
+impl Origin {
+    /// The file of the model, which is downloaded first where it is not here. It blocks, and so is for the engine's thread.
+    pub(crate) fn obtain(&mut self, runtime: &Handle, reporter: &LoadReporter) -> Result<ModelFile, ModelError> {
+        match self {
+            Self::Embedded(store) => embedded::tiny_words(store).map_err(ModelError::Embedded),
+            Self::Given(file) => Ok(ModelFile::at(file.clone())),
+            Self::Stored(wanted) => {
+                let telling = reporter.clone();
+                let tell = move |progress: Progress| {
+                    let eta_ms = progress.eta_ms();
+                    let Progress { bytes, total, bytes_per_second, .. } = progress;
+                    telling.downloading(DownloadProgress { bytes, total, bytes_per_second, eta_ms });
+                };
+                let file = gguf(wanted.obtain(runtime, tell)?)?;
+                reporter.loading();
+                Ok(ModelFile::at(file))
+            }
+        }
+    }
+}
+
+/// The file of a model of the catalogue or of the Hugging Face cache; of several shards the first.
+fn gguf(entry: &ModelEntry) -> Result<PathBuf, ModelError> {
+    if entry.kind != ModelKind::Language {
+        return Err(ModelError::NoTextModel(entry.source.clone()));
+    }
+    Ok(PathBuf::from(&entry.path))
+}
+
+/// The last part of a path, with and without its ending.
+fn file_names(path: &Path) -> impl Iterator<Item = String> {
+    [path.file_name(), path.file_stem()].into_iter().flatten().filter_map(|name| name.to_str().map(str::to_owned))
 }
 
 fn only_gguf(folder: &Path) -> Result<PathBuf, ModelError> {
@@ -73,10 +145,11 @@ fn only_gguf(folder: &Path) -> Result<PathBuf, ModelError> {
     let mut found: Vec<_> = entries
         .filter(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")))
         .collect();
+    let shown = folder.display().to_string();
     match (found.pop(), found.len()) {
         (Some(file), 0) => Ok(file),
-        (None, _) => Err(ModelError::Folder(folder.display().to_string(), 0)),
-        (Some(_), more) => Err(ModelError::Folder(folder.display().to_string(), more + 1)),
+        (None, _) => Err(ModelError::EmptyFolder(shown)),
+        (Some(_), more) => Err(ModelError::FullFolder(shown, more + 1)),
     }
 }
 
@@ -84,24 +157,55 @@ fn only_gguf(folder: &Path) -> Result<PathBuf, ModelError> {
 mod tests {
     use super::*;
 
+    fn offline(folder: &tempfile::TempDir) -> StoreArgs {
+        StoreArgs { offline: true, data_dir: Some(folder.path().to_owned()) }
+    }
+
     #[test]
-    fn what_is_not_on_disk_is_refused_with_what_to_give_instead() {
-        assert!(find(None).unwrap_err().to_string().contains("--model the path of a GGUF file"));
-        for model in ["someone/something", "/nowhere/model.gguf", "sd-1.5"] {
-            let error = find(Some(model)).unwrap_err().to_string();
-            assert!(error.starts_with(model) && error.contains("--model the path of a GGUF file"), "{error}");
+    fn without_a_name_it_is_the_embedded_model() {
+        let folder = tempfile::tempdir().unwrap();
+        for given in [None, Some("tiny-words"), Some("Tiny-Words")] {
+            let model = find(given, &offline(&folder)).unwrap();
+            assert_eq!((&*model.name, matches!(model.origin, Origin::Embedded(_))), ("tiny-words", true));
         }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "that needs no folder");
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_with_what_to_give_instead() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |given: &str, code: ErrorCode, said: &str| {
+            let error = find(Some(given), &offline(&folder)).unwrap_err();
+            assert_eq!(ApiError::from(&error).code, code, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(given) && text.contains(said), "{text}");
+        };
+        check("someone/something-that-no-cache-has", ErrorCode::ModelNotFound, "--offline");
+        check("someone/something:x.gguf", ErrorCode::ModelNotFound, "--offline");
+        check("/nowhere/model.gguf", ErrorCode::ModelNotFound, "no such file");
+        check("nonsense", ErrorCode::ModelNotFound, "--model a hub repository");
+        check("tiny-scenes", ErrorCode::InvalidRequest, "does not write");
+    }
+
+    #[test]
+    fn a_model_elsewhere_is_known_by_all_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = StoreArgs { offline: false, ..offline(&folder) };
+        let model = find(Some("someone/texts-that-no-cache-has:q4.gguf"), &args).unwrap();
+        assert!(matches!(model.origin, Origin::Stored(wanted) if wanted.entry().is_none()));
+        assert!(model.names.iter().any(|name| name == "q4.gguf"), "{:?}", model.names);
     }
 
     #[test]
     fn a_folder_with_one_file_is_that_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap();
-        assert_eq!(find(Some(path)).unwrap_err(), ModelError::Folder(path.to_owned(), 0));
+        let find = || find(Some(path), &offline(&folder));
+        assert!(matches!(find().unwrap_err(), ModelError::EmptyFolder(_)));
         std::fs::write(folder.path().join("a.gguf"), b"").unwrap();
-        let model = find(Some(path)).unwrap();
+        let model = find().unwrap();
         assert!(model.names.iter().any(|name| name == "a"), "{:?}", model.names);
         std::fs::write(folder.path().join("b.GGUF"), b"").unwrap();
-        assert_eq!(find(Some(path)).unwrap_err(), ModelError::Folder(path.to_owned(), 2));
+        assert!(matches!(find().unwrap_err(), ModelError::FullFolder(_, 2)));
     }
 }

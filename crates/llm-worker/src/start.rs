@@ -7,13 +7,13 @@ use job_server::{JobRegistry, Port, RegistryLimits};
 use llama_cpp_2::{
     LlamaBackendDevice, LlamaBackendDeviceType, LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing,
 };
-use operations_contract::{DeviceInfo, LLM_WORKER_PORT, WORKER_JOBS};
+use operations_contract::{ApiError, DeviceInfo, LLM_WORKER_PORT, WORKER_JOBS};
 use worker_engine::{Precision, WorkerIdentity, serve_worker_routes};
 
 use crate::args::{Args, DeviceKind};
 use crate::backend::{GenerationEngine, LoadOptions, Loader, RequestQueue};
 use crate::job_router::{AppState, Facts, create_router};
-use crate::model;
+use crate::model::{self, Model};
 
 /// Layers of any model: what llama.cpp takes for all.
 const ALL_LAYERS: u32 = 999;
@@ -21,12 +21,13 @@ const ALL_LAYERS: u32 = 999;
 /// Serves one model until it is told to stop.
 ///
 /// # Errors
-/// Flags that cannot be followed, a model that is not there, a port that is taken. A model that is there and broken is
-/// not an error here: the worker serves, and says what is wrong with it.
+/// Flags that cannot be followed, a model that is not there and may not be downloaded, a port that is taken. A model that
+/// is broken or cannot be downloaded is not an error here: the worker serves, and says what is wrong with it.
 pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
     check_flags(kind, &args)?;
     check_processor()?;
-    let model = model::find(args.worker.model.as_deref()).context("--model cannot be served")?;
+    let Model { mut origin, name, names } =
+        model::find(args.worker.model.as_deref(), &args.store).context("--model cannot be served")?;
     let (listener, access) = args.worker.listen.listen(Port::FirstFrom(LLM_WORKER_PORT)).await?;
     // What llama.cpp says at the level `info` is a page for every model: RBEE_LOG=llama_cpp_2=info shows it.
     send_logs_to_tracing(LogOptions::default());
@@ -42,9 +43,7 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
         gpu: args.worker.device as i32,
         threads,
     };
-    let names = model.names.clone();
-    let name = model.name.clone();
-    let loader = Loader::new(model, options)?;
+    let loader = Loader::new(name.clone(), options)?;
     let device = device(kind, args.worker.device)?;
     let label = match kind {
         DeviceKind::Cpu => kind.name().to_owned(),
@@ -66,8 +65,10 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
     let registry = JobRegistry::new(RegistryLimits::in_memory(WORKER_JOBS));
     let state = AppState::new(queue.clone(), registry.clone(), Arc::clone(&identity), facts);
     let loaded = state.clone();
+    let (runtime, reporter) = (tokio::runtime::Handle::current(), receiver.load_reporter());
     let load = move || {
-        let (pipeline, reader) = loader.load()?;
+        let file = origin.obtain(&runtime, &reporter).map_err(|error| ApiError::from(&error))?;
+        let (pipeline, reader) = loader.load(file.path())?;
         loaded.loaded(reader);
         Ok(pipeline)
     };

@@ -11,7 +11,6 @@ use operations_contract::{ApiError, ErrorCode};
 use super::inference_pipeline::{InferencePipeline, RunOptions};
 use super::memory::{Need, available_bytes};
 use super::prompt::PromptReader;
-use crate::model::Model;
 
 /// Tokens of a slot where neither a flag nor the model says fewer.
 const CONTEXT: usize = 4096;
@@ -36,7 +35,8 @@ pub struct LoadOptions {
 /// Loads a model, as often as it is asked to.
 pub struct Loader {
     backend: Arc<LlamaBackend>,
-    model: Model,
+    /// What messages call the model.
+    name: String,
     options: LoadOptions,
 }
 
@@ -45,18 +45,17 @@ impl Loader {
     ///
     /// # Errors
     /// llama.cpp is at work in this process already.
-    pub fn new(model: Model, options: LoadOptions) -> Result<Self, ApiError> {
+    pub fn new(name: String, options: LoadOptions) -> Result<Self, ApiError> {
         let backend = LlamaBackend::init().map_err(|error| ApiError::internal(error.to_string()))?;
-        Ok(Self { backend: Arc::new(backend), model, options })
+        Ok(Self { backend: Arc::new(backend), name, options })
     }
 
-    /// The model and what reads requests for it.
+    /// The model in the file `path`, and what reads requests for it.
     ///
     /// # Errors
     /// `model_load_failed` when the file is no model or a broken one; `out_of_memory` when it does not fit, with how much it needs.
-    pub fn load(&self) -> Result<(InferencePipeline, Arc<PromptReader>), ApiError> {
-        let Self { options, .. } = self;
-        let path = &*self.model.file;
+    pub fn load(&self, path: &Path) -> Result<(InferencePipeline, Arc<PromptReader>), ApiError> {
+        let Self { name, options, .. } = self;
         let bytes = self.check(path)?;
         let vocabulary = self.read(path, LlamaModelParams::default().with_vocab_only(true))?;
         // Without its weights a model does not tell it but in its description.
@@ -71,7 +70,7 @@ impl Loader {
         }
         if options.gpu_layers == 0 {
             let need = Need::new(bytes, &vocabulary, options.slots, context);
-            if let Some(refusal) = need.refusal(&self.model.name, available_bytes()) {
+            if let Some(refusal) = need.refusal(name, available_bytes()) {
                 return Err(ApiError::new(ErrorCode::OutOfMemory, refusal));
             }
         }
@@ -84,7 +83,7 @@ impl Loader {
 
     /// The file's size, if it begins as a GGUF does.
     fn check(&self, path: &Path) -> Result<u64, ApiError> {
-        let name = &self.model.name;
+        let name = &self.name;
         let failed = |why: String| ApiError::new(ErrorCode::ModelLoadFailed, format!("{name}: {why}"));
         let mut magic = [0; MAGIC.len()];
         let mut file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
@@ -97,7 +96,7 @@ impl Loader {
 
     fn read(&self, path: &Path, params: LlamaModelParams) -> Result<LlamaModel, ApiError> {
         LlamaModel::load_from_file(&self.backend, path, &params).map_err(|error| {
-            let message = format!("{}: llama.cpp cannot load it: {error}; the worker's log says why", self.model.name);
+            let message = format!("{}: llama.cpp cannot load it: {error}; the worker's log says why", self.name);
             ApiError::new(ErrorCode::ModelLoadFailed, message)
         })
     }

@@ -38,8 +38,10 @@ pub(crate) fn program(name: &str, arguments: &[&str]) -> Command {
         _ => env!("CARGO_BIN_EXE_llm-worker-metal"),
     };
     let mut command = Command::new(program);
-    for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("RBEE_")) {
-        command.env_remove(variable);
+    for (variable, _) in std::env::vars() {
+        if variable.starts_with("RBEE_") || variable.starts_with("HF_") {
+            command.env_remove(variable);
+        }
     }
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
@@ -47,8 +49,14 @@ pub(crate) fn program(name: &str, arguments: &[&str]) -> Command {
 
 impl Worker {
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         // One thread each: many workers run at once here, and llama.cpp's threads wait for each other without sleeping.
-        let mut process = program("cpu", &["--port", "0", "--threads", "1"]).args(arguments).spawn().unwrap();
+        let mut command = program("cpu", &["--port", "0", "--threads", "1"]);
+        command.args(arguments).envs(environment.iter().copied());
+        let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let url = lines
             .by_ref()
