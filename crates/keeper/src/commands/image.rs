@@ -206,14 +206,15 @@ async fn describe(
     interrupts: &mut Interrupts,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let prompt = match operation {
-        Operation::ImageGeneration(request) => &mut request.prompt,
-        Operation::ImageTransform(request) => &mut request.prompt,
-        Operation::ImageInpaint(request) => &mut request.prompt,
+    let (prompt, seed) = match operation {
+        Operation::ImageGeneration(request) => (&mut request.prompt, request.seed),
+        Operation::ImageTransform(request) => (&mut request.prompt, request.seed),
+        Operation::ImageInpaint(request) => (&mut request.prompt, request.seed),
         _ => return Ok(()),
     };
     let asked = Message::new(Role::User, format!("Describe a picture of {}.", prompt.trim_end_matches('.')));
-    let request = InferRequest { messages: Some(vec![asked]), stream: false, ..InferRequest::default() };
+    // One seed, one prompt and one picture.
+    let request = InferRequest { messages: Some(vec![asked]), stream: false, seed, ..InferRequest::default() };
     let job_id = client.create_job(&Operation::Infer(request).validate()?).await?.job_id;
     let manner = Manner { cancel_on_interrupt: true, prints_events: false };
     match follow(client, &job_id, interrupts, progress, manner, |_, _, _| Ok(())).await? {
