@@ -19,6 +19,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(120);
 pub(crate) struct House {
     folder: TempDir,
     pub(crate) port: u16,
+    /// Where `rbee` lies with other programs beside it.
+    programs: Option<TempDir>,
 }
 
 impl House {
@@ -27,7 +29,19 @@ impl House {
         for name in ["home", "work"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        Self { folder, port: free_port() }
+        Self { folder, port: free_port(), programs: None }
+    }
+
+    /// A house whose `rbee` has these programs beside it, each by its name there.
+    pub(crate) fn with_programs(programs: &[(&str, &str)]) -> Self {
+        // In cargo's own folder, where a hard link can be made: programs with all their symbols are large.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        for (name, program) in programs.iter().chain([&("rbee", env!("CARGO_BIN_EXE_rbee-e2e"))]) {
+            std::fs::hard_link(program, folder.path().join(name)).unwrap();
+        }
+        let mut house = Self::new();
+        house.programs = Some(folder);
+        house
     }
 
     /// A house whose queen runs.
@@ -52,7 +66,8 @@ impl House {
     }
 
     pub(crate) fn rbee(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rbee-e2e"));
+        let beside = self.programs.as_ref().map(|folder| folder.path().join("rbee"));
+        let mut command = Command::new(beside.unwrap_or_else(|| env!("CARGO_BIN_EXE_rbee-e2e").into()));
         for (variable, _) in std::env::vars() {
             if variable.starts_with("RBEE_") || variable.starts_with("XDG_") {
                 command.env_remove(variable);
