@@ -1,127 +1,193 @@
 #!/usr/bin/env python3
-"""Tokens a second of llm-worker-cpu beside llama.cpp's own library, on the same file, in one run and in turns.
+"""How fast llm-worker-cpu is beside llama.cpp alone, on the same file, in one run and in turns.
 
-    bench.py MODEL [--worker PROGRAM] [--threads N] [--prompt N] [--written N] [--parallel N,N] [--repeat N]
+    bench.py MODEL [--worker PROGRAM] [--threads N] [--prompt N] [--written N] [--parallel N,N] [--rounds N]
+    bench.py MODEL --first-token RBEE
 
-The worker is asked over HTTP, greedily; the peer (peer.cpp, built here against the library that cargo built for the worker) decodes
-as llama-bench and llama-batched-bench do. Rates are medians of the rounds after the first.
+The worker is asked over HTTP, greedily, as anybody asks it. The peer (peer.cpp, built here against the very library that cargo built
+for the worker) decodes as llama-bench and llama-batched-bench do. Both are loaded at once, and a round of one follows a round of the
+other; rates and ratios are medians over the rounds after the first. Prompts are timed by texts of one token, writing after short
+prompts. --first-token compares the time to a first token through a queen and her hive with that of the same worker asked directly.
+
+MODEL is one of random_gguf.py, whose letters are tokens and which never stops by itself.
 """
 import argparse
 import concurrent.futures
+import http.client
 import json
 import os
 import pathlib
 import re
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.request
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHORT = 32
 
 
-def build_peer(folder, profile):
+def build_peer(profile):
     """Against the static libraries of the newest build of llama-cpp-sys-2."""
     outs = sorted(ROOT.glob(f"target/{profile}/build/llama-cpp-sys-2-*/out/lib*/libllama.a"), key=lambda path: path.stat().st_mtime)
     if not outs:
         sys.exit(f"build the worker first: cargo build --profile {'dev' if profile == 'debug' else profile} -p llm-worker-rbee --features cpu")
     libraries = outs[-1].parent
-    sources = sorted(pathlib.Path(os.environ.get("CARGO_HOME", pathlib.Path.home() / ".cargo")).glob("registry/src/*/llama-cpp-sys-2-*/llama.cpp"))[-1]
-    program = folder / "peer"
-    command = ["c++", "-O2", "-std=c++17", str(ROOT / "tools/llm/peer.cpp"), f"-I{sources}/include", f"-I{sources}/ggml/include", f"-L{libraries}", "-o", str(program)]
+    home = pathlib.Path(os.environ.get("CARGO_HOME", pathlib.Path.home() / ".cargo"))
+    sources = sorted(home.glob("registry/src/*/llama-cpp-sys-2-*/llama.cpp"))[-1]
+    program = ROOT / f"target/{profile}/llama-peer"
+    command = ["c++", "-O2", "-std=c++17", ROOT / "tools/llm/peer.cpp", f"-I{sources}/include", f"-I{sources}/ggml/include", f"-L{libraries}", "-o", program]
     command += ["-lllama", "-lggml", "-lggml-cpu", "-lggml-base", "-lpthread", "-lm", "-ldl"]
-    subprocess.run(command, check=True)
+    subprocess.run(list(map(str, command)), check=True)
     return program
 
 
-class Worker:
-    def __init__(self, program, model, threads, slots, context):
-        command = [program, "--model", model, "--threads", str(threads), "--slots", str(slots), "--context", str(context), "--port", "0"]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if found := re.search(r"listens on (http://\S+)", line):
-                self.url = found.group(1)
-                break
+class Server:
+    """A worker or a queen, asked as any client asks it."""
+
+    def __init__(self, url):
+        self.address = urllib.parse.urlsplit(url).netloc
+
+    def get(self, path):
+        connection = http.client.HTTPConnection(self.address, timeout=600)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    def wait(self):
         while True:
             try:
-                if urllib.request.urlopen(self.url + "/ready").status == 200:
-                    return
+                if self.get("/ready")[0] == 200:
+                    return self
             except OSError:
-                time.sleep(0.05)
+                pass
+            time.sleep(0.05)
 
-    def infer(self, prompt, written):
-        """(prompt tokens, seconds to the first token, tokens after it, seconds of them)"""
-        body = json.dumps({"operation": "infer", "prompt": prompt, "max_tokens": written, "temperature": 0}).encode()
-        begun = time.perf_counter()
-        request = urllib.request.Request(self.url + "/v1/jobs", body, {"content-type": "application/json"})
-        job = json.load(urllib.request.urlopen(request))
-        first = None
-        with urllib.request.urlopen(self.url + job["sse_url"]) as stream:
-            for line in stream:
-                if line.startswith(b"event: token") and first is None:
-                    first = time.perf_counter()
-                if line.startswith(b"data: ") and b'"complete"' in line:
-                    usage = json.loads(line[6:])["usage"]
-                    end = time.perf_counter()
-        return usage["prompt_tokens"], first - begun, usage["completion_tokens"], end - first, begun, first, end
+    def ask(self, operation):
+        """Follows a job to its end: (begin, first token, end, the last event)."""
+        connection = http.client.HTTPConnection(self.address, timeout=600)
+        begun, first, last = time.perf_counter(), None, None
+        connection.request("POST", "/v1/jobs", json.dumps(operation), {"content-type": "application/json"})
+        job = json.load(connection.getresponse())
+        connection.request("GET", job["sse_url"])
+        for line in connection.getresponse():
+            if line.startswith(b"event: token") and first is None:
+                first = time.perf_counter()
+            elif line.startswith(b"data: "):
+                last = line[6:]
+        return begun, first, time.perf_counter(), json.loads(last)
 
-    def close(self):
-        self.process.terminate()
-        self.process.wait()
+    def infer(self, prompt, written, model=None):
+        operation = {"operation": "infer", "prompt": prompt, "max_tokens": written, "temperature": 0}
+        begun, first, end, last = self.ask(operation | ({"model": model} if model else {}))
+        if last["type"] != "complete":
+            sys.exit(f"{last}")
+        return begun, first, end, last["usage"]
 
 
-def text(length, seed):
-    """A prompt of so many bytes, which are the tokens of a random model, that no other prompt begins like."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
+class Worker(Server):
+    def __init__(self, args, parallel):
+        context = max(args.prompt, SHORT + args.written) + 64
+        command = [args.worker, "--model", args.model, "--threads", args.threads, "--slots", parallel, "--context", context, "--port", 0]
+        self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if found := re.search(r"listens on (http://\S+)", line):
+                super().__init__(found.group(1))
+                self.wait()
+                return
+        sys.exit("the worker did not start")
+
+    def round(self, prompt, written, parallel, seed):
+        """Tokens a second of `parallel` texts at once: of their prompts where one token is written, else of writing."""
+        prompts = [letters(prompt - 1, seed * 1000 + i) for i in range(parallel)]
+        with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+            told = list(pool.map(lambda text: self.infer(text, written), prompts))
+        if written == 1:
+            read = sum(usage["prompt_tokens"] - usage.get("cached_tokens", 0) for *_, usage in told)
+            return read / (max(end for _, _, end, _ in told) - min(begun for begun, *_ in told))
+        # From the last first token on all of them write, until the first of them ends.
+        return sum(usage["completion_tokens"] - 1 for *_, usage in told) / (max(end for _, _, end, _ in told) - min(first for _, first, _, _ in told))
+
+
+class Peer:
+    def __init__(self, program, args, parallel):
+        context = max(args.prompt, SHORT + args.written) + 64
+        command = [program, args.model, args.threads, context, parallel]
+        self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def round(self, prompt, written, parallel, _):
+        print(prompt, 0 if written == 1 else written, file=self.process.stdin, flush=True)
+        read, wrote = map(float, self.process.stdout.readline().split())
+        return parallel * prompt / read if written == 1 else parallel * written / wrote
+
+
+def letters(length, seed):
+    """A prompt of so many letters that no other prompt begins like."""
     state, out = seed * 7919 + 13, []
     for _ in range(length):
         state = (state * 1103515245 + 12345) % 2**31
-        out.append(letters[(state >> 16) % 26])
+        out.append("abcdefghijklmnopqrstuvwxyz"[(state >> 16) % 26])
     return "".join(out)
 
 
-def measure_worker(args, parallel):
-    worker = Worker(args.worker, args.model, args.threads, parallel, args.prompt + args.written + 256)
-    read, written = [], []
-    try:
-        for round in range(args.repeat + 1):
-            prompts = [text(args.prompt - 1, 1000 * round + i) for i in range(parallel)]
-            with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
-                results = list(pool.map(lambda prompt: worker.infer(prompt, args.written), prompts))
-            if round == 0:
-                continue
-            begun, all_read, end = min(r[4] for r in results), max(r[5] for r in results), max(r[6] for r in results)
-            read.append(sum(r[0] for r in results) / (all_read - begun))
-            if parallel == 1:
-                written.append((results[0][2] - 1) / results[0][3])
-            else:
-                # While some prompts are read the others write already; what is written after that is written by all.
-                written.append(sum(r[2] - 1 for r in results) / (end - min(r[5] for r in results)))
-    finally:
-        worker.close()
-    return {"read": statistics.median(read), "written": statistics.median(written)}
+def compare(args):
+    peer_program = build_peer("debug" if "/debug/" in args.worker else "release")
+    for parallel in map(int, args.parallel.split(",")):
+        worker, peer = Worker(args, parallel), Peer(peer_program, args, parallel)
+        try:
+            for kind, prompt, written in (("prompt", args.prompt, 1), ("writing", SHORT, args.written)):
+                ours, theirs = [], []
+                for seed in range(args.rounds + 1):
+                    theirs.append(peer.round(prompt, written, parallel, seed))
+                    ours.append(worker.round(prompt, written, parallel, seed))
+                rates = statistics.median(ours[1:]), statistics.median(theirs[1:])
+                ratio = statistics.median(a / b for a, b in zip(ours[1:], theirs[1:]))
+                print(f"{parallel} at once, {kind}: {rates[0]:.1f} tokens/s, llama.cpp alone {rates[1]:.1f}, ratio {ratio:.3f}", flush=True)
+        finally:
+            worker.process.terminate()
+            peer.process.kill()
+            worker.process.wait()
+
+
+def first_token(args):
+    with tempfile.TemporaryDirectory() as folder:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [args.first_token, "queen", "--port", str(port), "--hive-port", "0", "--data-dir", folder]
+        queen_process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            queen = Server(f"http://127.0.0.1:{port}").wait()
+            options = {"threads": args.threads, "slots": 1, "context": 512}
+            *_, last = queen.ask({"operation": "worker_spawn", "model": args.model, "worker": "cpu", "options": options})
+            worker = Server(last["result"]["worker"]["url"])
+            times = {"worker": [], "queen": []}
+            for seed in range(args.rounds + 1):
+                for name, server, model in (("worker", worker, None), ("queen", queen, args.model)):
+                    begun, first, *_ = server.infer(letters(15, 2 * seed + (name == "queen")), 4, model)
+                    times[name].append((first - begun) * 1000)
+            direct, through = (statistics.median(times[name][1:]) for name in ("worker", "queen"))
+            print(f"first token: {direct:.1f} ms from the worker, {through:.1f} ms through queen and hive, {through - direct:.1f} ms more")
+        finally:
+            queen_process.terminate()
+            queen_process.wait()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
+    parser.add_argument("model", type=os.path.abspath)
     parser.add_argument("--worker", default=str(ROOT / "target/release/llm-worker-cpu"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--written", type=int, default=64)
     parser.add_argument("--parallel", default="1,4")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--first-token", metavar="RBEE")
     args = parser.parse_args()
-    profile = "debug" if "/debug/" in args.worker else "release"
-    folder = ROOT / "target"
-    peer = build_peer(folder, profile)
-    for parallel in map(int, args.parallel.split(",")):
-        command = [peer, args.model, args.threads, args.prompt, args.written, parallel, args.repeat]
-        theirs = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
-        ours = measure_worker(args, parallel)
-        for kind in ("read", "written"):
-            print(f"{parallel} at once, {kind}: {ours[kind]:.2f} tokens/s, llama.cpp alone {theirs[kind]:.2f}, ratio {ours[kind] / theirs[kind]:.3f}", flush=True)
+    first_token(args) if args.first_token else compare(args)
 
 
 if __name__ == "__main__":
