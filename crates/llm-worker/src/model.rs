@@ -26,7 +26,7 @@ pub(crate) enum Origin {
     /// Where `--model` says.
     Given(PathBuf),
     /// In the store, or on its way there.
-    Stored(Wanted),
+    Stored(Box<Wanted>),
 }
 
 /// Why a model cannot be served.
@@ -103,7 +103,7 @@ pub(crate) fn find(model: Option<&str>, store: &StoreArgs) -> Result<Model, Mode
     // What is here and does not write is told at once.
     wanted.entry().map(gguf).transpose()?;
     let names = wanted.names().to_vec();
-    Ok(Model { origin: Origin::Stored(wanted), name: given.to_owned(), names })
+    Ok(Model { origin: Origin::Stored(Box::new(wanted)), name: given.to_owned(), names })
 }
 
 impl Origin {

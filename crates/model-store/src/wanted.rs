@@ -17,7 +17,7 @@ pub struct Wanted {
 #[derive(Debug)]
 enum Place {
     /// On this machine; the lease keeps a model of the catalogue from being deleted.
-    Here { entry: ModelEntry, _lease: Option<Lease> },
+    Here { entry: Box<ModelEntry>, _lease: Option<Lease> },
     /// To be downloaded.
     Away(Source),
 }
@@ -93,6 +93,6 @@ impl Place {
             Err(Error::NoEntry(_)) => None,
             Err(error) => return Err(error),
         };
-        Ok(Self::Here { entry, _lease: lease })
+        Ok(Self::Here { entry: Box::new(entry), _lease: lease })
     }
 }

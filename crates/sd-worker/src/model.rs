@@ -25,7 +25,7 @@ pub(crate) enum Origin {
     /// Where `--model` says, or in the program.
     Given(ModelSource),
     /// In the store, or on their way there; `turbo` is the word of [`ModelSource::open`].
-    Stored { wanted: Wanted, turbo: bool },
+    Stored { wanted: Box<Wanted>, turbo: bool },
 }
 
 /// Why a model cannot be served.
@@ -85,7 +85,7 @@ pub(crate) fn find(model: Option<&str>, sd_version: Option<SDVersion>, store: &S
     // What is here and is no model is told at once.
     wanted.entry().map(|entry| open(entry, turbo)).transpose()?;
     let names = wanted.names().to_vec();
-    Ok(Model { origin: Origin::Stored { wanted, turbo }, name: given.to_owned(), names })
+    Ok(Model { origin: Origin::Stored { wanted: Box::new(wanted), turbo }, name: given.to_owned(), names })
 }
 
 impl Origin {

@@ -46,6 +46,8 @@ impl From<&InferRequest> for SamplingConfig {
 pub(super) struct Sampler {
     chain: LlamaSampler,
     grammar: Option<LlamaSampler>,
+    /// The chain only takes the likeliest token.
+    is_greedy: bool,
 }
 
 impl Sampler {
@@ -67,7 +69,8 @@ impl Sampler {
         if config.repeat_penalty.is_some() {
             chain.accept_many(&prompt[prompt.len().saturating_sub(REPEAT_LAST)..]);
         }
-        Self { chain, grammar: None }
+        let is_greedy = config.temperature <= 0.0 && config.repeat_penalty.is_none();
+        Self { chain, grammar: None, is_greedy }
     }
 
     /// From here on the text follows a grammar.
@@ -82,7 +85,11 @@ impl Sampler {
 
     /// The next token after the output `index` of the last batch; `None` when the grammar allows none.
     pub(super) fn sample(&mut self, context: &LlamaContext<'_>, index: i32) -> Option<LlamaToken> {
-        let Some(grammar) = &mut self.grammar else { return Some(self.chain.sample(context, index)) };
+        let Some(grammar) = &mut self.grammar else {
+            // A chain first writes a list of all tokens, a hundred thousand of them.
+            let likeliest = self.is_greedy.then(|| likeliest(context.get_logits_ith(index)));
+            return Some(likeliest.unwrap_or_else(|| self.chain.sample(context, index)));
+        };
         // Whether one token follows the grammar is told at once; which of all do takes a while. So the grammar is asked about
         // all of them only when the choice without it is refused, as llama.cpp's own tools do it.
         let mut candidates = context.token_data_array_ith(index);
@@ -103,6 +110,21 @@ impl Sampler {
     }
 }
 
+/// The first of the likeliest tokens, as llama.cpp's greedy sampler has it.
+fn likeliest(logits: &[f32]) -> LlamaToken {
+    // Lanes of their own, which a processor compares at once.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (blocks, rest) = logits.as_chunks::<16>();
+    for block in blocks {
+        for (most, logit) in lanes.iter_mut().zip(block) {
+            *most = if *logit > *most { *logit } else { *most };
+        }
+    }
+    let most = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let place = logits.iter().position(|logit| *logit == most).unwrap_or(0);
+    LlamaToken::new(i32::try_from(place).unwrap_or(0))
+}
+
 fn allows(grammar: &mut LlamaSampler, token: LlamaToken) -> bool {
     let mut one = LlamaTokenDataArray::new(vec![LlamaTokenData::new(token, 1.0, 0.0)], false);
     grammar.apply(&mut one);
@@ -112,6 +134,18 @@ fn allows(grammar: &mut LlamaSampler, token: LlamaToken) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_of_the_likeliest_is_taken() {
+        for length in [1, 15, 16, 17, 100] {
+            for best in 0..length {
+                let mut logits = vec![-3.0; length];
+                logits[best] = -1.0;
+                logits[length - 1] = f32::max(logits[length - 1], -1.0);
+                assert_eq!(likeliest(&logits).0, best as i32, "{best} of {length}");
+            }
+        }
+    }
 
     #[test]
     fn what_changes_nothing_is_off() {

@@ -57,7 +57,7 @@ impl Loader {
     pub fn load(&self, path: &Path) -> Result<(InferencePipeline, Arc<PromptReader>), ApiError> {
         let Self { name, options, .. } = self;
         let bytes = self.check(path)?;
-        let vocabulary = self.read(path, LlamaModelParams::default().with_vocab_only(true))?;
+        let vocabulary = self.read(path, &LlamaModelParams::default().with_vocab_only(true))?;
         // Without its weights a model does not tell it but in its description.
         let architecture = vocabulary.meta_val_str("general.architecture").unwrap_or_default();
         let trained = vocabulary.meta_val_str(&format!("{architecture}.context_length")).ok();
@@ -75,7 +75,7 @@ impl Loader {
             }
         }
         let params = LlamaModelParams::default().with_n_gpu_layers(options.gpu_layers).with_main_gpu(options.gpu);
-        let model = self.read(path, params)?;
+        let model = self.read(path, &params)?;
         let reader = Arc::new(PromptReader::new(vocabulary, context)?);
         let run = RunOptions { slots: options.slots, context, threads: options.threads };
         Ok((InferencePipeline::new(Arc::clone(&self.backend), model, Arc::clone(&reader), run), reader))
@@ -94,8 +94,8 @@ impl Loader {
         file.metadata().map(|metadata| metadata.len()).map_err(|error| failed(error.to_string()))
     }
 
-    fn read(&self, path: &Path, params: LlamaModelParams) -> Result<LlamaModel, ApiError> {
-        LlamaModel::load_from_file(&self.backend, path, &params).map_err(|error| {
+    fn read(&self, path: &Path, params: &LlamaModelParams) -> Result<LlamaModel, ApiError> {
+        LlamaModel::load_from_file(&self.backend, path, params).map_err(|error| {
             let message = format!("{}: llama.cpp cannot load it: {error}; the worker's log says why", self.name);
             ApiError::new(ErrorCode::ModelLoadFailed, message)
         })
