@@ -6,8 +6,8 @@
 
 The worker is asked over HTTP, greedily, as anybody asks it. The peer (peer.cpp, built here against the very library that cargo built
 for the worker) decodes as llama-bench and llama-batched-bench do. Both are loaded at once, and a round of one follows a round of the
-other; rates and ratios are medians over the rounds after the first. Prompts are timed by texts of one token, writing after short
-prompts. --first-token compares the time to a first token through a queen and her hive with that of the same worker asked directly.
+other; rates and ratios are medians over the rounds after the first. Prompts are timed by texts of one token, writing by how
+much longer a longer text takes. --first-token compares the time to a first token through a queen and her hive with that of the same worker asked directly.
 
 MODEL is one of random_gguf.py, whose letters are tokens and which never stops by itself.
 """
@@ -27,7 +27,8 @@ import time
 import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SHORT = 32
+# Tokens of a prompt after which writing is timed, and how many are written before that.
+SHORT, FEW = 16, 16
 
 
 def build_peer(profile):
@@ -39,8 +40,11 @@ def build_peer(profile):
     home = pathlib.Path(os.environ.get("CARGO_HOME", pathlib.Path.home() / ".cargo"))
     sources = sorted(home.glob("registry/src/*/llama-cpp-sys-2-*/llama.cpp"))[-1]
     program = ROOT / f"target/{profile}/llama-peer"
+    parts = [ROOT / "tools/llm/peer.cpp", outs[-1]]
+    if program.exists() and all(part.stat().st_mtime < program.stat().st_mtime for part in parts):
+        return program
     command = ["c++", "-O2", "-std=c++17", ROOT / "tools/llm/peer.cpp", f"-I{sources}/include", f"-I{sources}/ggml/include", f"-L{libraries}", "-o", program]
-    command += ["-lllama", "-lggml", "-lggml-cpu", "-lggml-base", "-lpthread", "-lm", "-ldl"]
+    command += ["-lllama", "-lggml", "-lggml-cpu", "-lggml-base", "-fopenmp", "-lpthread", "-lm", "-ldl"]
     subprocess.run(list(map(str, command)), check=True)
     return program
 
@@ -90,7 +94,7 @@ class Server:
 
 class Worker(Server):
     def __init__(self, args, parallel):
-        context = max(args.prompt, SHORT + args.written) + 64
+        context = max(args.prompt, SHORT + FEW + args.written) + 64
         command = [args.worker, "--model", args.model, "--threads", args.threads, "--slots", parallel, "--context", context, "--port", 0]
         self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
@@ -101,27 +105,31 @@ class Worker(Server):
         sys.exit("the worker did not start")
 
     def round(self, prompt, written, parallel, seed):
-        """Tokens a second of `parallel` texts at once: of their prompts where one token is written, else of writing."""
+        """Tokens a second of `parallel` texts at once: of their prompts where nothing is written, else of writing."""
+        if not written:
+            return parallel * prompt / self.seconds(prompt, 1, parallel, seed)
+        # What is read before, and the one that begins a little earlier, is in both.
+        more, less = (self.seconds(SHORT, length, parallel, 2 * seed + i) for i, length in enumerate((written + FEW, FEW)))
+        return parallel * written / (more - less)
+
+    def seconds(self, prompt, written, parallel, seed):
         prompts = [letters(prompt - 1, seed * 1000 + i) for i in range(parallel)]
         with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
             told = list(pool.map(lambda text: self.infer(text, written), prompts))
-        if written == 1:
-            read = sum(usage["prompt_tokens"] - usage.get("cached_tokens", 0) for *_, usage in told)
-            return read / (max(end for _, _, end, _ in told) - min(begun for begun, *_ in told))
-        # From the last first token on all of them write, until the first of them ends.
-        return sum(usage["completion_tokens"] - 1 for *_, usage in told) / (max(end for _, _, end, _ in told) - min(first for _, first, _, _ in told))
+        assert all(usage["completion_tokens"] == written for *_, usage in told), told
+        return max(end for _, _, end, _ in told) - min(begun for begun, *_ in told)
 
 
 class Peer:
     def __init__(self, program, args, parallel):
-        context = max(args.prompt, SHORT + args.written) + 64
+        context = max(args.prompt, SHORT + FEW + args.written) + 64
         command = [program, args.model, args.threads, context, parallel]
         self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def round(self, prompt, written, parallel, _):
-        print(prompt, 0 if written == 1 else written, file=self.process.stdin, flush=True)
+        print(prompt, written, file=self.process.stdin, flush=True)
         read, wrote = map(float, self.process.stdout.readline().split())
-        return parallel * prompt / read if written == 1 else parallel * written / wrote
+        return parallel * written / wrote if written else parallel * prompt / read
 
 
 def letters(length, seed):
@@ -138,7 +146,7 @@ def compare(args):
     for parallel in map(int, args.parallel.split(",")):
         worker, peer = Worker(args, parallel), Peer(peer_program, args, parallel)
         try:
-            for kind, prompt, written in (("prompt", args.prompt, 1), ("writing", SHORT, args.written)):
+            for kind, prompt, written in (("prompt", args.prompt, 0), ("writing", SHORT + FEW, args.written)):
                 ours, theirs = [], []
                 for seed in range(args.rounds + 1):
                     theirs.append(peer.round(prompt, written, parallel, seed))

@@ -55,7 +55,9 @@ def main():
     writer.add_file_type(FILE_TYPES[args.type])
     tokens = SPECIAL + characters()
     unused = vocabulary - len(tokens)
-    kinds = [gguf.TokenType.CONTROL] * len(SPECIAL) + [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.UNUSED] * unused
+    # Of so many words each is as likely as any byte; what is written is to be seen.
+    kinds = [gguf.TokenType.CONTROL] * len(SPECIAL) + [gguf.TokenType.NORMAL] * 256
+    kinds += [gguf.TokenType.UNUSED if args.like == "small" else gguf.TokenType.NORMAL] * unused
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens + [f"[unused{i}]" for i in range(unused)])

@@ -49,7 +49,8 @@ pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let refused = ApiError::malformed(error.inner().to_string());
-        if path == "." { refused } else { refused.with_param(path) }
+        // A body that is cut off has no place to name.
+        if matches!(&*path, "." | "?") { refused } else { refused.with_param(path) }
     })
 }
 

@@ -261,3 +261,12 @@ fn image(to: &mut impl std::io::Write) {
     let mut writer = encoder.write_header().unwrap();
     writer.write_image_data(&[0; 64 * 64 * 4]).unwrap();
 }
+
+#[test]
+fn what_cannot_be_read_is_named_where_it_has_a_place() {
+    let read = |body: &[u8]| openai::read::<std::collections::BTreeMap<String, u32>>(body).unwrap_err().param;
+    assert_eq!(read(br#"{"n": "x"}"#).as_deref(), Some("n"));
+    for broken in [&b"{"[..], b"", b"[1]", b"{\"n\": 1"] {
+        assert_eq!(read(broken), None);
+    }
+}
