@@ -74,7 +74,8 @@ pub trait WorkSource: Send + Sync + Debug {
     /// [`BrokerError::Stale`] where a later attempt holds the job, or it has ended.
     async fn give_back(&self, attempt: &AttemptId, why: GiveBack) -> Result<(), BrokerError>;
 
-    /// Stores bytes under their SHA-256; on disk when it returns. What no job refers to is swept after an hour.
+    /// Stores bytes under their SHA-256. They outlive the process when it returns, and a power cut when a job that refers
+    /// to them was submitted or has ended. What no job refers to is swept after an hour.
     ///
     /// # Errors
     /// [`BrokerError::Invalid`] where they are more than [`BlobId::MAX_BYTES`].
@@ -152,6 +153,18 @@ pub trait Broker: WorkSource {
 
     /// The hives whose time has not run out.
     async fn hives(&self) -> Result<Vec<HiveRecord>, BrokerError>;
+
+    /// Whose token a hive's id belongs to; `None` while it is free.
+    async fn hive_owner(&self, hive_id: &str) -> Result<Option<KeyId>, BrokerError>;
+
+    /// From now on the hive's id belongs to this key, until it is released or the key is revoked.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotIts`] where it belongs to another.
+    async fn bind_hive(&self, hive_id: &str, key: &KeyId) -> Result<(), BrokerError>;
+
+    /// The hive's id belongs to nobody from now on.
+    async fn release_hive(&self, hive_id: &str) -> Result<(), BrokerError>;
 
     /// Makes a key. Its secret is in the answer and nowhere else.
     ///

@@ -55,6 +55,12 @@ pub enum BrokerError {
         /// The hive.
         hive_id: String,
     },
+    /// The hive's id belongs to another token.
+    #[error("the hive id {hive_id} belongs to another token; give this hive another --hive-id, or revoke that token")]
+    NotIts {
+        /// The id.
+        hive_id: String,
+    },
     /// No event has that number yet.
     #[error("Last-Event-ID {after} is beyond the last event, {last}")]
     Beyond {
@@ -158,6 +164,7 @@ impl BrokerError {
             | Self::Stale { .. }
             | Self::NotEnlisted { .. }
             | Self::Superseded { .. }
+            | Self::NotIts { .. }
             | Self::NameTaken { .. } => ErrorCode::Conflict,
             Self::Beyond { .. } => ErrorCode::Malformed,
             Self::Invalid { .. } => ErrorCode::InvalidRequest,

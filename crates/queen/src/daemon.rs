@@ -46,7 +46,7 @@ pub async fn run(args: QueenArgs, programs: Programs) -> anyhow::Result<()> {
     let config = args.hive.config(programs)?;
     let folder = config.data_dir.path().to_path_buf();
     let lock = QueenLock::take(&folder)?;
-    let options = SqliteOptions { limit: args.max_jobs, ..SqliteOptions::default() };
+    let options = SqliteOptions { limit: args.max_jobs, own_hive: Some(config.id.clone()), ..SqliteOptions::default() };
     let broker: Arc<dyn Broker> = Arc::new(SqliteBroker::open(folder.join("broker"), options).await?);
     let hive = Hive::new(config)?;
     let (listener, access) = listen(&args.listen, &broker).await?;

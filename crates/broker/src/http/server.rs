@@ -9,8 +9,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use operations_contract::ApiError;
 use serde::de::DeserializeOwned;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -24,8 +23,6 @@ struct Queen(Arc<Inner>);
 
 struct Inner {
     broker: Arc<dyn Broker>,
-    /// Whose token a hive's id belongs to: the one that enlisted it first.
-    owners: Mutex<HashMap<String, KeyId>>,
     /// Ids that no hive from outside may take.
     reserved: Vec<String>,
     polls: Semaphore,
@@ -34,7 +31,7 @@ struct Inner {
 /// The queen's routes for hives on other machines. Each needs the token of a hive, or an admin's key. `reserved` are
 /// ids that none of them may take: those of the queen's own hive.
 pub fn hive_routes(broker: Arc<dyn Broker>, reserved: Vec<String>) -> Router {
-    let queen = Queen(Arc::new(Inner { broker, owners: Mutex::default(), reserved, polls: Semaphore::new(POLLS) }));
+    let queen = Queen(Arc::new(Inner { broker, reserved, polls: Semaphore::new(POLLS) }));
     Router::new()
         .route("/v1/hive/enlist", post(enlist))
         .route("/v1/hive/retire", post(retire))
@@ -110,10 +107,10 @@ impl Queen {
     }
 
     /// A hive is who it says if its token is the one that came with that name first.
-    fn is_its_own(&self, key: &KeyId, hive_id: &str) -> Result<(), BrokerError> {
-        let owners = self.0.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.reserved.iter().any(|id| id == hive_id) || owners.get(hive_id).is_some_and(|owner| owner != key) {
-            return Err(BrokerError::Superseded { hive_id: hive_id.to_owned() });
+    async fn is_its_own(&self, key: &KeyId, hive_id: &str) -> Result<(), BrokerError> {
+        let reserved = self.0.reserved.iter().any(|id| id == hive_id);
+        if reserved || self.0.broker.hive_owner(hive_id).await?.is_some_and(|owner| owner != *key) {
+            return Err(BrokerError::NotIts { hive_id: hive_id.to_owned() });
         }
         Ok(())
     }
@@ -124,23 +121,21 @@ type Key = Extension<KeyId>;
 async fn enlist(State(queen): State<Queen>, key: Key, Body(call): Body<Enlist>) -> Result<StatusCode, Refused> {
     let hive_id = call.hive.hive_id.clone();
     check_id(&hive_id)?;
-    queen.is_its_own(&key, &hive_id)?;
+    queen.is_its_own(&key, &hive_id).await?;
+    queen.0.broker.bind_hive(&hive_id, &key).await?;
     queen.0.broker.enlist(call.hive, Duration::from_millis(call.ttl_ms)).await?;
-    let mut owners = queen.0.owners.lock().unwrap_or_else(PoisonError::into_inner);
-    owners.entry(hive_id).or_insert_with(|| key.0.clone());
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn retire(State(queen): State<Queen>, key: Key, Body(call): Body<Retire>) -> Result<StatusCode, Refused> {
-    queen.is_its_own(&key, &call.hive_id)?;
+    queen.is_its_own(&key, &call.hive_id).await?;
     queen.0.broker.retire(&call.hive_id, call.incarnation).await?;
-    let mut owners = queen.0.owners.lock().unwrap_or_else(PoisonError::into_inner);
-    owners.remove(&call.hive_id);
+    queen.0.broker.release_hive(&call.hive_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn claim(State(queen): State<Queen>, key: Key, Body(call): Body<ClaimRequest>) -> Result<Response, Refused> {
-    queen.is_its_own(&key, &call.hive_id)?;
+    queen.is_its_own(&key, &call.hive_id).await?;
     let _poll = queen.poll()?;
     let call = ClaimRequest { patience: call.patience.min(LONGEST_POLL), ..call };
     Ok(match queen.0.broker.claim(call).await? {

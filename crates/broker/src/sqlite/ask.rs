@@ -2,7 +2,7 @@
 
 use super::watch::{Watcher, with_picture};
 use super::writer::Durability;
-use super::{SqliteBroker, jobs, registry, rows};
+use super::{Fault, SqliteBroker, jobs, registry, rows};
 use crate::keyring;
 use crate::{
     Broker, BrokerError, EventStream, HiveRecord, JobCounts, JobFilter, JobRecord, KeyId, KeyRecord, NewJob, NewKey,
@@ -34,10 +34,11 @@ impl Broker for SqliteBroker {
                 let mut record = row.into_record(position);
                 record.job.error = error;
                 if let Some(completion) = result {
-                    match with_picture(JobEvent::Complete(completion), &record.pictures, &blobs) {
+                    match with_picture(db, JobEvent::Complete(completion), &record.pictures, &blobs) {
                         Ok(JobEvent::Complete(completion)) => record.job.result = Some(completion),
                         Ok(_) => {}
-                        Err(error) => record.job.error = Some(error.into()),
+                        Err(Fault::No(error)) => record.job.error = Some(error.into()),
+                        Err(fault) => return Err(fault),
                     }
                 }
                 Ok(record)
@@ -138,6 +139,21 @@ impl Broker for SqliteBroker {
     async fn hives(&self) -> Result<Vec<HiveRecord>, BrokerError> {
         let now_ms = self.options.clock.unix_ms();
         self.readers.read(move |db| registry::hives(db, now_ms)).await
+    }
+
+    async fn hive_owner(&self, hive_id: &str) -> Result<Option<KeyId>, BrokerError> {
+        let hive_id = hive_id.to_owned();
+        self.readers.read(move |db| registry::owner(db, &hive_id)).await
+    }
+
+    async fn bind_hive(&self, hive_id: &str, key: &KeyId) -> Result<(), BrokerError> {
+        let (hive_id, key) = (hive_id.to_owned(), key.clone());
+        self.writer.write(Durability::Synced, move |core| core.bind_hive(&hive_id, &key)).await
+    }
+
+    async fn release_hive(&self, hive_id: &str) -> Result<(), BrokerError> {
+        let hive_id = hive_id.to_owned();
+        self.writer.write(Durability::Synced, move |core| core.release_hive(&hive_id)).await
     }
 
     async fn create_key(&self, name: &str, role: Role) -> Result<NewKey, BrokerError> {

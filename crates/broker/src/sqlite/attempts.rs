@@ -54,7 +54,7 @@ impl Core {
             Offer::Load { .. } | Offer::LoadAny { .. } | Offer::Hive => None,
         };
         row.state = JobState::Running;
-        row.attempt += 1;
+        row.attempt = 1 + row.attempt.max(self.burnt.get(&number).copied().unwrap_or(0));
         row.sequence = 0;
         row.not_before_ms = 0;
         row.progress = None;
@@ -65,6 +65,7 @@ impl Core {
             .prepare_cached("UPDATE jobs SET holder = ?2, incarnation = ?3, claim_id = ?4 WHERE number = ?1")?
             .execute(params![number, request.hive_id, request.incarnation, request.id])?;
         let held = Held {
+            number,
             attempt: row.attempt,
             hive_id: request.hive_id.clone(),
             incarnation: request.incarnation,
@@ -110,7 +111,8 @@ impl Core {
             let mut event = event.clone();
             match &mut event {
                 JobEvent::Started { model, worker_id, attempt: number } => {
-                    *number = attempt.number;
+                    row.count_try();
+                    *number = row.tries;
                     row.started_ms = Some(self.now_ms());
                     row.progress = None;
                     row.used_model.clone_from(model);
@@ -188,11 +190,12 @@ impl Core {
         let by = Some(attempt.number);
         match why {
             GiveBack::WorkerDied { reason, last_words } => {
+                row.count_try();
                 row.crashes += 1;
                 if row.crashes < CRASHES || row.cancelled {
                     let pause = BACK_OFF * 4_u32.pow(row.crashes - 1);
                     let why = format!("{}; trying again in {:.1} s", end_of(reason), pause.as_secs_f64());
-                    return self.wait_again(row, why, now_ms + millis(pause), by);
+                    return self.wait_again(row, Some(why), now_ms + millis(pause), by);
                 }
                 let words = if last_words.is_empty() { "" } else { "\n" };
                 let (reason, last_words) = (end_of(reason), end_of(last_words));
@@ -201,23 +204,25 @@ impl Core {
                 self.store_row(&row)?;
                 self.end(row, End::error(error, by))
             }
-            GiveBack::HiveStopping => self.wait_again(row, "the hive stops; the job waits on".to_owned(), 0, by),
-            GiveBack::QueenStopping => self.wait_again(row, "the queen stops; the job waits on".to_owned(), 0, by),
+            GiveBack::HiveStopping => self.wait_again(row, Some("the hive stops; the job waits on".to_owned()), 0, by),
+            GiveBack::QueenStopping => {
+                self.wait_again(row, Some("the queen stops; the job waits on".to_owned()), 0, by)
+            }
             GiveBack::Refused { reason } => {
                 let why = format!("the worker would not take it: {}; trying again", end_of(reason));
-                self.wait_again(row, why, now_ms + millis(REFUSED), by)
+                self.wait_again(row, Some(why), now_ms + millis(REFUSED), by)
             }
             GiveBack::Unused => self.return_unused(attempt),
         }
     }
 
-    /// Puts a job back that nobody began; nobody needs to be told.
+    /// Puts a job back that nobody began; nobody needs to be told why.
     pub(super) fn return_unused(&mut self, attempt: &AttemptId) -> Result<(), Fault> {
         if self.live.holding(attempt, |_| ()).is_err() {
             return Ok(());
         }
         let row = rows::job(&self.db, &attempt.job_id)?;
-        self.wait_again(row, "the hive that had claimed it did not begin".to_owned(), 0, Some(attempt.number))
+        self.wait_again(row, None, 0, Some(attempt.number))
     }
 
     /// Takes jobs away from those who did not renew.
@@ -240,7 +245,7 @@ impl Core {
         for (job_id, why) in taken {
             let row = rows::job(&self.db, &job_id)?;
             tracing::warn!(job = job_id, "{why}; the job waits again");
-            self.wait_again(row, format!("{why}; trying again"), 0, None)?;
+            self.wait_again(row, Some(format!("{why}; trying again")), 0, None)?;
         }
         Ok(())
     }

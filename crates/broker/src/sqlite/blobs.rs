@@ -1,11 +1,11 @@
-//! Blobs are files beside the database, named by what is in them: written elsewhere, synced, then renamed, so that a
-//! name never stands for half a file.
+//! Small blobs lie in the database, where they are synced with the job that refers to them. Larger ones are files beside
+//! it, named by what is in them: written elsewhere, synced, then renamed, so that a name never stands for half a file.
 
 use super::Fault;
 use super::core::Core;
 use crate::{BlobId, BrokerError};
 use bytes::Bytes;
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension as _, params};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ use uuid::Uuid;
 /// Where the files are.
 #[derive(Debug, Clone)]
 pub(super) struct BlobDir(PathBuf);
+
+/// Bytes of the largest blob that lies in the database. SQLite reads and writes such faster than files.
+pub(super) const SMALL: usize = 128 * 1024;
 
 /// Where files are that are not whole yet.
 const UNFINISHED: &str = "unfinished";
@@ -70,19 +73,23 @@ impl BlobDir {
         Ok(draft)
     }
 
-    /// The bytes of a blob that is in the database.
-    pub(super) fn read(&self, id: &BlobId) -> Result<Bytes, BrokerError> {
+    /// The bytes of a blob, wherever they lie.
+    pub(super) fn read(&self, db: &Connection, id: &BlobId) -> Result<Bytes, Fault> {
+        let small = db
+            .prepare_cached("SELECT bytes FROM blob_bytes WHERE blob = ?1")?
+            .query_row([id.as_str()], |row| row.get::<_, Vec<u8>>(0))
+            .optional()?;
         let path = self.path(id);
-        let bytes = match fs::read(&path) {
+        let bytes = match small.map_or_else(|| fs::read(&path), Ok) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(BrokerError::NoBlob { blob: id.clone() });
+                return Err(BrokerError::NoBlob { blob: id.clone() }.into());
             }
-            Err(error) => return Err(failed(&path, &error)),
+            Err(error) => return Err(failed(&path, &error).into()),
         };
         if BlobId::of(&bytes) != *id {
-            let reason = "its bytes are not those that were put".to_owned();
-            return Err(BrokerError::Corrupt { path: path.display().to_string(), reason });
+            let reason = format!("the bytes of {id} are not those that were put");
+            return Err(BrokerError::Corrupt { path: path.display().to_string(), reason }.into());
         }
         Ok(bytes.into())
     }
@@ -109,12 +116,25 @@ impl BlobDir {
 impl Core {
     pub(super) fn adopt(&mut self, dir: &BlobDir, draft: &Draft) -> Result<BlobId, Fault> {
         dir.adopt(draft)?;
+        self.know(&draft.id, draft.bytes)?;
+        Ok(draft.id.clone())
+    }
+
+    /// Keeps a small blob.
+    pub(super) fn keep(&mut self, id: &BlobId, bytes: &Bytes) -> Result<(), Fault> {
+        self.db
+            .prepare_cached("INSERT OR IGNORE INTO blob_bytes (blob, bytes) VALUES (?1, ?2)")?
+            .execute(params![id.as_str(), &bytes[..]])?;
+        self.know(id, bytes.len())
+    }
+
+    fn know(&self, id: &BlobId, bytes: usize) -> Result<(), Fault> {
         self.db
             .prepare_cached(
                 "INSERT INTO blobs (id, bytes, put_ms) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET put_ms = ?3",
             )?
-            .execute(params![draft.id.as_str(), draft.bytes, self.now_ms()])?;
-        Ok(draft.id.clone())
+            .execute(params![id.as_str(), bytes, self.now_ms()])?;
+        Ok(())
     }
 }
 

@@ -28,6 +28,10 @@ pub(super) struct Core {
     waiters: Vec<Waiter>,
     /// What those who waited get, once it is certain.
     granted: Vec<(Waiter, Result<Option<Claim>, BrokerError>)>,
+    /// What the hive in this process got before that; the job's number and the attempt.
+    early: Vec<(Number, u32)>,
+    /// Attempts that such a hive holds though their transaction failed: their numbers are not given again.
+    pub(super) burnt: HashMap<Number, u32>,
     /// Claims that nobody was there to take.
     undelivered: Vec<AttemptId>,
     after_commit: Vec<After>,
@@ -63,6 +67,8 @@ impl Core {
             live,
             waiters: Vec::new(),
             granted: Vec::new(),
+            early: Vec::new(),
+            burnt: HashMap::new(),
             undelivered: Vec::new(),
             after_commit: Vec::new(),
             moved: HashSet::new(),
@@ -146,7 +152,34 @@ impl Core {
             self.serve().or_else(only_sql)?;
         }
         self.tell_positions().or_else(only_sql)?;
+        self.hand_out_early();
         self.db.execute_batch("COMMIT")
+    }
+
+    /// The hive in this process need not wait for the disk: a power cut or a signal that takes this transaction takes
+    /// that hive and its workers, too, and its attempt is fenced off where the disk alone fails. So a worker paints
+    /// while the job that it paints is synced.
+    fn hand_out_early(&mut self) {
+        let own = self.options.own_hive.as_deref();
+        let granted = std::mem::take(&mut self.granted).into_iter();
+        let (early, later): (Vec<_>, Vec<_>) =
+            granted.partition(|(waiter, _)| own == Some(waiter.request.hive_id.as_str()));
+        self.granted = later;
+        for (waiter, answer) in early {
+            if let Ok(Some(claim)) = &answer
+                && let Some(number) = self.live.held().get(&claim.attempt.job_id).map(|held| held.number)
+            {
+                self.early.push((number, claim.attempt.number));
+            }
+            self.hand_out(waiter, answer);
+        }
+    }
+
+    fn hand_out(&mut self, waiter: Waiter, answer: Result<Option<Claim>, BrokerError>) {
+        let attempt = answer.iter().flatten().map(|claim| claim.attempt.clone()).next();
+        if waiter.reply.send(answer).is_err() {
+            self.undelivered.extend(attempt);
+        }
     }
 
     fn committed(&mut self) {
@@ -163,11 +196,9 @@ impl Core {
                 }
             }
         }
+        self.early.clear();
         for (waiter, answer) in std::mem::take(&mut self.granted) {
-            let attempt = answer.iter().flatten().map(|claim| claim.attempt.clone()).next();
-            if waiter.reply.send(answer).is_err() {
-                self.undelivered.extend(attempt);
-            }
+            self.hand_out(waiter, answer);
         }
     }
 
@@ -180,6 +211,7 @@ impl Core {
         }
         self.after_commit.clear();
         self.moved.clear();
+        self.burnt.extend(self.early.drain(..));
         self.is_stale = true;
         // Those who still wait may get what the next transaction can write.
         for (waiter, _) in std::mem::take(&mut self.granted) {

@@ -55,7 +55,6 @@ impl Core {
             return Err(BrokerError::Full { limit: self.options.limit }.into());
         }
         self.know_blobs(job.operation.images())?;
-
         let created_ms = self.now_ms();
         let want = &job.want;
         self.db
@@ -172,7 +171,7 @@ impl Core {
             .prepare_cached(
                 "UPDATE jobs SET state = ?2, attempt = ?3, crashes = ?4, not_before_ms = ?5, sequence = ?6, \
                  last_event_id = ?7, stored = ?8, bytes = ?9, progress = ?10, used_model = ?11, used_worker = ?12, \
-                 started_ms = ?13 WHERE number = ?1",
+                 started_ms = ?13, tries = ?14, tried = ?15 WHERE number = ?1",
             )?
             .execute(params![
                 row.number,
@@ -188,6 +187,8 @@ impl Core {
                 row.used_model,
                 row.used_worker,
                 row.started_ms,
+                row.tries,
+                row.tried,
             ])?;
         Ok(())
     }
@@ -197,7 +198,7 @@ impl Core {
     pub(super) fn wait_again(
         &mut self,
         mut row: JobRow,
-        why: String,
+        why: Option<String>,
         not_before_ms: u64,
         by: Option<u32>,
     ) -> Result<(), Fault> {
@@ -214,7 +215,9 @@ impl Core {
             queue.insert(row.entry(), self.options.clock.unix_ms());
             queue.position(row.number).unwrap_or(1)
         };
-        self.tell(&mut row, JobEvent::Narration { level: Level::Warn, target: "queen".to_owned(), message: why })?;
+        if let Some(message) = why {
+            self.tell(&mut row, JobEvent::Narration { level: Level::Warn, target: "queen".to_owned(), message })?;
+        }
         self.told.insert(row.number, position);
         self.tell(&mut row, JobEvent::Queued { position })?;
         self.store_row(&row)?;

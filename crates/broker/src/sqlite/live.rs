@@ -1,6 +1,6 @@
 //! What listeners and holders of this process are told at once, without asking the disk.
 
-use crate::queue::Queue;
+use crate::queue::{Number, Queue};
 use crate::{AttemptId, BrokerError, KeyId};
 use operations_contract::JobEvent;
 use std::collections::{HashMap, VecDeque};
@@ -21,6 +21,7 @@ pub(super) struct Live {
 /// A job that somebody holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
+    pub(super) number: Number,
     pub(super) attempt: u32,
     pub(super) hive_id: String,
     pub(super) incarnation: u64,

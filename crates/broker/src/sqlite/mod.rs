@@ -14,6 +14,8 @@ mod registry;
 mod rows;
 mod schema;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod work;
 mod writer;
@@ -49,6 +51,8 @@ pub struct SqliteOptions {
     pub keep_bytes: u64,
     /// What time it is.
     pub clock: Clock,
+    /// The hive that lives and dies with this process: what it claims it gets before that is synced.
+    pub own_hive: Option<String>,
     /// So many pages of 4 KiB the database may have, and no more; `None` leaves it to the disk.
     pub most_pages: Option<u32>,
 }
@@ -61,6 +65,7 @@ impl Default for SqliteOptions {
             keep_for: Duration::from_secs(7 * 24 * 3600),
             keep_bytes: 10_000_000_000,
             clock: Clock::default(),
+            own_hive: None,
             most_pages: None,
         }
     }
@@ -74,6 +79,7 @@ struct Options {
     keep_for: Duration,
     keep_bytes: u64,
     clock: Clock,
+    own_hive: Option<String>,
     blobs: BlobDir,
 }
 
@@ -138,11 +144,11 @@ impl SqliteBroker {
         let db = schema::open_writer(&path)?;
         let keyring = Arc::new(Keyring::new(registry::keys(&db).map_err(|fault| fault.at(&path))?));
         let live = Arc::new(Live::default());
-        let SqliteOptions { limit, lease, keep_for, keep_bytes, clock, most_pages } = options.clone();
+        let SqliteOptions { limit, lease, keep_for, keep_bytes, clock, own_hive, most_pages } = options.clone();
         if let Some(most) = most_pages {
             db.pragma_update(None, "max_page_count", most).map_err(|error| schema::storage(&path, &error))?;
         }
-        let writers = Options { limit, lease, keep_for, keep_bytes, clock, blobs: blobs.clone() };
+        let writers = Options { limit, lease, keep_for, keep_bytes, clock, own_hive, blobs: blobs.clone() };
         let core = Core::new(db, path.clone(), writers, Arc::clone(&live))?;
         let writer = Writer::start(core, Arc::clone(&live)).map_err(|error| failed(&path, &error))?;
         Ok(Self { writer, live, readers: Arc::new(Readers::new(path)), blobs, keyring, options, _lock: lock })
@@ -155,8 +161,7 @@ impl SqliteBroker {
 
     async fn read_blob(&self, id: BlobId) -> Result<Bytes, BrokerError> {
         let blobs = self.blobs.clone();
-        let reading = tokio::task::spawn_blocking(move || blobs.read(&id));
-        reading.await.map_err(|_| BrokerError::Stopping)?
+        self.readers.read(move |db| blobs.read(db, &id)).await
     }
 }
 

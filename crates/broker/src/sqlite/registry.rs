@@ -44,6 +44,24 @@ impl Core {
         )
     }
 
+    pub(super) fn bind_hive(&mut self, hive_id: &str, key: &KeyId) -> Result<(), Fault> {
+        match owner(&self.db, hive_id)? {
+            Some(owner) if owner == *key => {}
+            Some(_) => return Err(BrokerError::NotIts { hive_id: hive_id.to_owned() }.into()),
+            None => {
+                self.db
+                    .prepare_cached("INSERT INTO hive_owners (hive_id, key) VALUES (?1, ?2)")?
+                    .execute(params![hive_id, key.0])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn release_hive(&mut self, hive_id: &str) -> Result<(), Fault> {
+        self.db.prepare_cached("DELETE FROM hive_owners WHERE hive_id = ?1")?.execute([hive_id])?;
+        Ok(())
+    }
+
     pub(super) fn insert_key(&mut self, record: &KeyRecord, sha256: &[u8; 32]) -> Result<(), Fault> {
         let name = &record.name;
         if self.db.prepare_cached("SELECT 1 FROM keys WHERE name = ?1")?.exists([name])? {
@@ -62,6 +80,9 @@ impl Core {
             .prepare_cached("DELETE FROM keys WHERE name = ?1 OR id = ?1 RETURNING id")?
             .query_row([name_or_id], |row| row.get::<_, String>(0))
             .optional()?;
+        if let Some(id) = &id {
+            self.db.prepare_cached("DELETE FROM hive_owners WHERE key = ?1")?.execute([id])?;
+        }
         Ok(id.map(KeyId))
     }
 
@@ -69,6 +90,12 @@ impl Core {
         self.db.prepare_cached("UPDATE keys SET last_used_ms = ?2 WHERE id = ?1")?.execute(params![id.0, used_ms])?;
         Ok(())
     }
+}
+
+/// Whose token a hive's id belongs to.
+pub(super) fn owner(db: &Connection, hive_id: &str) -> Result<Option<KeyId>, Fault> {
+    let mut query = db.prepare_cached("SELECT key FROM hive_owners WHERE hive_id = ?1")?;
+    Ok(query.query_row([hive_id], |row| row.get(0)).optional()?.map(KeyId))
 }
 
 /// The hives whose time has not run out at `now_ms`.

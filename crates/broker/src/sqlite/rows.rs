@@ -23,6 +23,10 @@ pub(super) struct JobRow {
     pub(super) want: Want,
     pub(super) state: JobState,
     pub(super) attempt: u32,
+    /// Attempts that a worker began, or died over.
+    pub(super) tries: u32,
+    /// The last one of them.
+    pub(super) tried: u32,
     pub(super) crashes: u32,
     pub(super) not_before_ms: u64,
     pub(super) cancelled: bool,
@@ -46,7 +50,7 @@ pub(super) struct JobRow {
 
 const COLUMNS: &str = "number, job_id, owner, priority, kind, model, hive_id, worker_id, state, attempt, crashes, \
     not_before_ms, cancelled, holder, incarnation, sequence, ended_by, last_event_id, stored, bytes, progress, \
-    used_model, used_worker, created_ms, started_ms, finished_ms, operation, pictures, picture_format";
+    used_model, used_worker, created_ms, started_ms, finished_ms, operation, pictures, picture_format, tries, tried";
 
 /// A job that has not ended.
 pub(super) enum Unfinished {
@@ -83,7 +87,17 @@ impl JobRow {
             operation: row.get(26)?,
             pictures: json_column(row, 27)?.unwrap_or_default(),
             picture_format: json_column(row, 28)?.unwrap_or(ImageFormat::Png),
+            tries: row.get(29)?,
+            tried: row.get(30)?,
         })
+    }
+
+    /// This attempt is one that counts: its worker began, or died.
+    pub(super) fn count_try(&mut self) {
+        if self.tried != self.attempt {
+            self.tries += 1;
+            self.tried = self.attempt;
+        }
     }
 
     pub(super) fn entry(&self) -> Entry {
@@ -109,7 +123,7 @@ impl JobRow {
                 state: self.state,
                 position,
                 progress: self.progress,
-                attempt: self.attempt,
+                attempt: self.tries,
                 model: self.used_model,
                 worker_id: self.used_worker,
                 created_ms: self.created_ms,
@@ -190,6 +204,7 @@ pub(super) fn unfinished(db: &Connection, path: &Path) -> Result<Vec<Unfinished>
             JobState::Queued => Unfinished::Waiting(row.entry()),
             JobState::Running => Unfinished::Held {
                 held: Held {
+                    number: row.number,
                     attempt: row.attempt,
                     hive_id: row.holder.unwrap_or_default(),
                     incarnation: row.incarnation.unwrap_or(0),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Step n brings a database of version n to version n + 1. Steps that were released are never changed.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema-2.sql")];
 
 /// "rbee", so that a database of another program is not taken for ours.
 const APPLICATION_ID: i64 = 0x7262_6565;

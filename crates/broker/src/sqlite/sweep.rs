@@ -84,7 +84,9 @@ impl Core {
             .query_map(params![before_ms, ROUND], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         for id in &unused {
-            self.db.prepare_cached("DELETE FROM blobs WHERE id = ?1")?.execute([id])?;
+            for sql in ["DELETE FROM blobs WHERE id = ?1", "DELETE FROM blob_bytes WHERE blob = ?1"] {
+                self.db.prepare_cached(sql)?.execute([id])?;
+            }
             if let Ok(blob) = id.parse() {
                 let path = self.options.blobs.path(&blob);
                 self.after_commit(After::RemoveFile(path));

@@ -2,11 +2,12 @@
 
 use super::live::{Channel, Live};
 use super::readers::Readers;
-use super::{BlobDir, rows};
+use super::{BlobDir, Fault, rows};
 use crate::queue::Number;
 use crate::{BrokerError, EventStream, PictureRef};
 use futures_util::stream::{StreamExt as _, unfold};
 use operations_contract::{ApiError, Completion, JobEvent};
+use rusqlite::Connection;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -89,12 +90,16 @@ impl Watcher {
                     return Ok(if row.state.is_terminal() { Found::End } else { Found::NothingYet });
                 }
                 let whole = events.into_iter().map(|(id, event)| {
-                    let whole = with_picture(event, &row.pictures, &blobs);
+                    let whole = with_picture(db, event, &row.pictures, &blobs);
                     // A picture that was lost must not keep its listener for ever: he is told so, and that it ended.
-                    let event = whole.unwrap_or_else(|error| ApiError::from(error).into());
-                    (id, Arc::new(event))
+                    let event = match whole {
+                        Ok(event) => event,
+                        Err(Fault::No(error)) => ApiError::from(error).into(),
+                        Err(fault) => return Err(fault),
+                    };
+                    Ok((id, Arc::new(event)))
                 });
-                Ok(Found::Events(whole.collect()))
+                Ok(Found::Events(whole.collect::<Result<_, Fault>>()?))
             })
             .await
     }
@@ -102,14 +107,15 @@ impl Watcher {
 
 /// Puts the first picture back into the event `complete`.
 pub(super) fn with_picture(
+    db: &Connection,
     mut event: JobEvent,
     pictures: &[PictureRef],
     blobs: &BlobDir,
-) -> Result<JobEvent, BrokerError> {
+) -> Result<JobEvent, Fault> {
     if let JobEvent::Complete(Completion::Image(completion)) = &mut event
         && let Some(first) = pictures.first()
     {
-        completion.image = blobs.read(&first.blob)?.into();
+        completion.image = blobs.read(db, &first.blob)?.into();
     }
     Ok(event)
 }

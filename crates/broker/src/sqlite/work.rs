@@ -1,5 +1,6 @@
 //! What a hive asks.
 
+use super::blobs::SMALL;
 use super::writer::{Durability, Waiter, Writer};
 use super::{SqliteBroker, attempts};
 use crate::{
@@ -112,6 +113,12 @@ impl WorkSource for SqliteBroker {
     }
 
     async fn put_blob(&self, bytes: Bytes) -> Result<BlobId, BrokerError> {
+        if bytes.len() <= SMALL {
+            let id = BlobId::of(&bytes);
+            let kept = id.clone();
+            self.writer.write(Durability::Written, move |core| core.keep(&id, &bytes)).await?;
+            return Ok(kept);
+        }
         let blobs = self.blobs.clone();
         let drafting = tokio::task::spawn_blocking(move || blobs.draft(&bytes));
         let draft = drafting.await.map_err(|_| BrokerError::Stopping)??;

@@ -18,7 +18,6 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 /// Long enough that no slow machine lets it run out by itself.
 pub(crate) const LEASE: Duration = Duration::from_secs(2500);
@@ -42,6 +41,8 @@ pub(crate) struct Bed {
     way: Way,
     options: SqliteOptions,
     server: Option<Server>,
+    /// Of the hive, over HTTP.
+    token: Option<String>,
 }
 
 /// The queen's side of HTTP.
@@ -59,15 +60,15 @@ impl Bed {
         let folder = TempDir::new().unwrap();
         let mut options = SqliteOptions { lease: LEASE, ..SqliteOptions::default() };
         change(&mut options);
-        let (queen, hive, server) = open(&folder, &options, way).await;
-        let bed = Self { folder, clock: options.clock.clone(), queen, hive, way, options, server };
+        let (queen, hive, server, token) = open(&folder, &options, way, None).await;
+        let bed = Self { folder, clock: options.clock.clone(), queen, hive, way, options, server, token };
         bed.enlist("h", 1).await;
         bed
     }
 
     /// The queen stops and starts.
     pub(crate) async fn restart(self) -> Self {
-        let Self { folder, clock, queen, hive, way, options, server } = self;
+        let Self { folder, clock, queen, hive, way, options, server, token } = self;
         drop(hive);
         if let Some(Server { stop, serving }) = server {
             stop.cancel();
@@ -78,8 +79,8 @@ impl Bed {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(queen);
-        let (queen, hive, server) = open(&folder, &options, way).await;
-        Self { folder, clock, queen, hive, way, options, server }
+        let (queen, hive, server, token) = open(&folder, &options, way, token).await;
+        Self { folder, clock, queen, hive, way, options, server, token }
     }
 
     pub(crate) async fn enlist(&self, hive_id: &str, incarnation: u64) {
@@ -128,27 +129,29 @@ impl Bed {
     }
 }
 
-type Opened = (Arc<dyn Broker>, Arc<dyn WorkSource>, Option<Server>);
+type Opened = (Arc<dyn Broker>, Arc<dyn WorkSource>, Option<Server>, Option<String>);
 
-async fn open(folder: &TempDir, options: &SqliteOptions, way: Way) -> Opened {
+async fn open(folder: &TempDir, options: &SqliteOptions, way: Way, token: Option<String>) -> Opened {
     let broker = Arc::new(SqliteBroker::open(folder.path(), options.clone()).await.unwrap());
     if way == Way::Direct {
-        return (broker.clone(), broker, None);
+        return (broker.clone(), broker, None, None);
     }
-    let key = Uuid::new_v4().to_string();
-    let token = broker.create_key(&key, Role::Hive).await.unwrap();
+    let token = match token {
+        Some(token) => token,
+        None => broker.create_key("hive", Role::Hive).await.unwrap().secret,
+    };
     let mut routes = hive_routes(broker.clone(), vec!["reserved".to_owned()]);
     if way == Way::Torn {
         routes = routes.layer(from_fn_with_state(Arc::new(AtomicUsize::new(1)), lose_some));
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let hive = HttpBroker::new(&listener.local_addr().unwrap().to_string(), token.secret).unwrap();
+    let hive = HttpBroker::new(&listener.local_addr().unwrap().to_string(), &*token).unwrap();
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     let serving = tokio::spawn(async move {
         axum::serve(listener, routes).with_graceful_shutdown(stopped).await.unwrap();
     });
-    (broker, Arc::new(hive), Some(Server { stop, serving }))
+    (broker, Arc::new(hive), Some(Server { stop, serving }), Some(token))
 }
 
 /// The call was served; the connection breaks before its answer is through.

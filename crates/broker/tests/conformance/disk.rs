@@ -77,7 +77,7 @@ async fn a_folder_that_cannot_be_made_is_named() {
 #[tokio::test]
 async fn a_full_disk_refuses_new_jobs_and_loses_none() {
     let folder = TempDir::new().unwrap();
-    let options = SqliteOptions { most_pages: Some(60), ..SqliteOptions::default() };
+    let options = SqliteOptions { most_pages: Some(80), ..SqliteOptions::default() };
     let broker = SqliteBroker::open(folder.path(), options.clone()).await.unwrap();
     let mut accepted = Vec::new();
     let error = loop {

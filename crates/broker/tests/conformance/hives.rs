@@ -1,6 +1,6 @@
 use crate::bed::{Bed, LEASE, Way, any_model, job, record, started, step};
 use broker::{AttemptId, BrokerError, ClaimRequest, Ending, GiveBack, NewJob, Offer, WorkKind};
-use operations_contract::{ErrorCode, JobState, Priority};
+use operations_contract::{ErrorCode, JobEvent, JobState, Priority};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,37 @@ pub(crate) async fn what_stops_does_not_count(way: Way) {
     bed.hive.give_back(&claim.attempt, GiveBack::HiveStopping).await.unwrap();
     assert_eq!(bed.queen.job(&id).await.unwrap().job.state, JobState::Cancelled);
     assert_eq!(*bed.names(&id).await.last().unwrap(), "cancelled");
+}
+
+/// Claims are numbered, attempts are counted: one that a worker began, or died over.
+pub(crate) async fn only_what_was_begun_is_counted(way: Way) {
+    let bed = Bed::new(way).await;
+    let id = bed.submit().await;
+    let tries = async || bed.queen.job(&id).await.unwrap().job.attempt;
+    for why in [GiveBack::Unused, GiveBack::Refused { reason: "full".to_owned() }, GiveBack::HiveStopping] {
+        let claim = bed.claim().await;
+        bed.hive.append(&claim.attempt, 1, vec![step(1)]).await.unwrap();
+        bed.hive.give_back(&claim.attempt, why).await.unwrap();
+        assert_eq!(tries().await, 0, "a job that only heard of a download was not begun");
+        bed.leap(LATER).await;
+    }
+    let first = bed.claim().await.attempt;
+    bed.hive.append(&first, 1, vec![started(), started()]).await.unwrap();
+    assert_eq!((first.number, tries().await), (4, 1));
+    bed.hive.give_back(&first, died()).await.unwrap();
+    bed.leap(LATER).await;
+    let second = bed.claim().await.attempt;
+    bed.hive.give_back(&second, died()).await.unwrap();
+    assert_eq!(tries().await, 2, "its worker died before it began");
+    bed.leap(LATER).await;
+    let third = bed.claim().await.attempt;
+    bed.hive.append(&third, 1, vec![started()]).await.unwrap();
+    bed.hive.finish(&third, Ending::Cancelled).await.unwrap();
+    let numbers = bed.log(&id).await.into_iter().filter_map(|(_, event)| match event {
+        JobEvent::Started { attempt, .. } => Some(attempt),
+        _ => None,
+    });
+    assert_eq!(numbers.collect::<Vec<_>>(), [1, 1, 3]);
 }
 
 pub(crate) async fn a_lease_that_ran_out_is_over(way: Way) {

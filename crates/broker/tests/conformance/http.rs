@@ -7,6 +7,7 @@ use broker::{
     BlobId, Broker, BrokerError, ClaimRequest, HttpBroker, Role, SqliteBroker, SqliteOptions, WorkSource as _,
     hive_routes,
 };
+use operations_contract::JobState;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -16,12 +17,17 @@ const TTL: Duration = Duration::from_secs(60);
 
 async fn serve() -> (TempDir, Arc<dyn Broker>, String) {
     let folder = TempDir::new().unwrap();
+    let (broker, url) = serve_from(&folder).await;
+    (folder, broker, url)
+}
+
+async fn serve_from(folder: &TempDir) -> (Arc<dyn Broker>, String) {
     let broker: Arc<dyn Broker> = Arc::new(SqliteBroker::open(folder.path(), SqliteOptions::default()).await.unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let routes = hive_routes(Arc::clone(&broker), vec!["home".to_owned()]);
     tokio::spawn(async move { axum::serve(listener, routes).await });
-    (folder, broker, url)
+    (broker, url)
 }
 
 async fn hive(queen: &Arc<dyn Broker>, url: &str, name: &str) -> HttpBroker {
@@ -49,7 +55,7 @@ async fn no_hive_takes_the_name_of_another() {
     let (_folder, queen, url) = serve().await;
     let (first, second) = (hive(&queen, &url, "first").await, hive(&queen, &url, "second").await);
     first.enlist(record("h", 1), TTL).await.unwrap();
-    let taken = BrokerError::Superseded { hive_id: "h".to_owned() };
+    let taken = BrokerError::NotIts { hive_id: "h".to_owned() };
     assert_eq!(second.enlist(record("h", 2), TTL).await.unwrap_err(), taken);
     let request = ClaimRequest::new("h", 1, vec![any_model()], Duration::ZERO);
     assert_eq!(second.claim(request.clone()).await.unwrap_err(), taken);
@@ -61,6 +67,25 @@ async fn no_hive_takes_the_name_of_another() {
     }
     // Who has left leaves his name to others.
     first.retire("h", 1).await.unwrap();
+    second.enlist(record("h", 2), TTL).await.unwrap();
+}
+
+/// A queen that was started anew still knows whose name it is, until the token is revoked.
+#[tokio::test]
+async fn a_name_outlives_the_queen() {
+    let folder = TempDir::new().unwrap();
+    let queen = SqliteBroker::open(folder.path(), SqliteOptions::default()).await.unwrap();
+    let first = queen.create_key("first", Role::Hive).await.unwrap();
+    queen.bind_hive("h", &first.id).await.unwrap();
+    drop(queen);
+    let (queen, url) = serve_from(&folder).await;
+    let second = hive(&queen, &url, "second").await;
+    let taken = BrokerError::NotIts { hive_id: "h".to_owned() };
+    assert_eq!(second.enlist(record("h", 2), TTL).await.unwrap_err(), taken);
+    let request = ClaimRequest::new("h", 1, vec![any_model()], Duration::ZERO);
+    assert_eq!(second.claim(request).await.unwrap_err(), taken);
+    HttpBroker::new(&url, first.secret).unwrap().enlist(record("h", 1), TTL).await.unwrap();
+    queen.revoke_key("first").await.unwrap();
     second.enlist(record("h", 2), TTL).await.unwrap();
 }
 
@@ -127,7 +152,7 @@ async fn a_claim_that_nobody_waits_for_comes_back_at_once() {
     let id = broker.submit(job()).await.unwrap().job_id;
     let claim = || ClaimRequest::new("h", 1, vec![any_model()], TTL);
     let waiting = tokio::spawn(async move { hive.claim(claim()).await });
-    while broker.job(&id).await.unwrap().job.attempt == 0 {
+    while broker.job(&id).await.unwrap().job.state != JobState::Running {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     waiting.abort();

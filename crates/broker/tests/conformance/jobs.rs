@@ -109,7 +109,7 @@ pub(crate) async fn everybody_who_listens_hears_everything(way: Way) {
     assert_eq!(later, [3, 4, 5]);
     assert_eq!(bed.names(&id).await, expected);
     assert!(bed.queen.watch(&id, 5).await.unwrap().next().await.is_none());
-    assert!(matches!(&bed.log(&id).await[1].1, JobEvent::Started { attempt: 1, .. }), "the number is the claim's");
+    assert!(matches!(&bed.log(&id).await[1].1, JobEvent::Started { attempt: 1, .. }), "the number is the broker's");
 
     let bed = bed.restart().await;
     assert_eq!(bed.names(&id).await, expected);
@@ -246,7 +246,9 @@ pub(crate) async fn a_picture_comes_back(way: Way) {
     assert_eq!(error, BrokerError::NoBlob { blob: unknown.blob });
     assert!(matches!(bed.hive.finish(&attempt, images(vec![])).await, Err(BrokerError::Invalid { .. })));
     let mut pictures = Vec::new();
-    for (seed, bytes) in [(7, &b"first"[..]), (8, b"second")] {
+    // A large one, which is a file, and a small one.
+    let large: &[u8] = &vec![7; 200_000];
+    for (seed, bytes) in [(7, large.to_vec()), (8, b"second".to_vec())] {
         pictures.push(PictureRef { blob: bed.hive.put_blob(bytes.into()).await.unwrap(), seed });
     }
     bed.hive.finish(&attempt, images(pictures.clone())).await.unwrap();
@@ -259,7 +261,7 @@ pub(crate) async fn a_picture_comes_back(way: Way) {
     let bed = bed.restart().await;
     let replayed = complete(&bed.log(&id).await[1].1);
     assert_eq!(live, std::slice::from_ref(&replayed));
-    assert_eq!((&*replayed.image, replayed.seed), (&b"first"[..], 7));
+    assert_eq!((&*replayed.image, replayed.seed), (large, 7));
     assert_eq!(replayed.images[1].url, format!("/v1/jobs/{id}/images/1"));
     let record = bed.queen.job(&id).await.unwrap();
     assert_eq!(record.job.result, Some(Completion::Image(replayed)));
@@ -277,7 +279,11 @@ pub(crate) async fn a_picture_comes_back(way: Way) {
 pub(crate) async fn images_of_a_request_are_blobs(way: Way) {
     let bed = Bed::new(way).await;
     let mut png = Vec::new();
-    let pixels = image::RgbImage::from_pixel(64, 64, image::Rgb([200, 10, 10]));
+    // Noise, which does not shrink: it is too large for the database, and a file.
+    let pixels = image::RgbImage::from_fn(256, 256, |x, y| {
+        let [red, green, blue, _] = (x * 31 + y * 1009 + 1).wrapping_pow(5).wrapping_mul(2_654_435_761).to_be_bytes();
+        image::Rgb([red, green, blue])
+    });
     pixels.write_to(&mut Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
     let mut request = ImageTransformRequest { init_image: png.clone().into(), ..ImageTransformRequest::default() };
     request.prompt = "a blue circle".to_owned();
@@ -285,6 +291,7 @@ pub(crate) async fn images_of_a_request_are_blobs(way: Way) {
     let stored = StoredOperation::store(whole.clone(), &*bed.hive).await.unwrap();
     let want = Want::model(WorkKind::Image, "tiny-scenes");
     bed.queen.submit(NewJob::new(stored.clone(), want.clone())).await.unwrap();
+    assert!(png.len() > 128 * 1024);
     let bed = bed.restart().await;
     let claim = bed.claim().await;
     assert_eq!(claim.operation, stored);

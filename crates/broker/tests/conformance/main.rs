@@ -47,6 +47,7 @@ macro_rules! suites {
                     jobs::jobs_are_listed_newest_first,
                     hives::three_dead_workers_end_a_job,
                     hives::what_stops_does_not_count,
+                    hives::only_what_was_begun_is_counted,
                     hives::a_lease_that_ran_out_is_over,
                     hives::a_hive_that_was_started_anew_holds_nothing,
                     hives::only_who_is_enlisted_may_claim,

@@ -63,6 +63,9 @@ struct Known {
     id: String,
     place: Place,
     attempt: u32,
+    /// Attempts that a worker began or died over; `counted` once this one is among them.
+    tries: u32,
+    counted: bool,
     sequence: u64,
     crashes: u32,
     cancelled: bool,
@@ -71,6 +74,15 @@ struct Known {
     ended_by: Option<u32>,
     owner: Option<KeyId>,
     key: Option<(usize, u8)>,
+}
+
+impl Known {
+    /// Its worker began, or died over it.
+    fn count(&mut self) {
+        if !std::mem::replace(&mut self.counted, true) {
+            self.tries += 1;
+        }
+    }
 }
 
 struct World {
@@ -179,6 +191,8 @@ impl World {
                     id: new.job_id,
                     place: Place::Waits,
                     attempt: 0,
+                    tries: 0,
+                    counted: false,
                     sequence: 0,
                     crashes: 0,
                     cancelled: false,
@@ -209,7 +223,7 @@ impl World {
         job.attempt += 1;
         assert_eq!((claim.attempt.number, claim.crashes), (job.attempt, job.crashes));
         job.place = Place::Held { hive, until: self.now + LEASE };
-        (job.sequence, job.pauses) = (0, false);
+        (job.sequence, job.pauses, job.counted) = (0, false, false);
     }
 
     async fn append(&mut self, job: usize, older: bool, events: usize, repeated: bool) {
@@ -222,6 +236,7 @@ impl World {
         self.check(holds, appended.as_ref());
         if holds {
             self.jobs[job].sequence += told.len() as u64;
+            self.jobs[job].count();
             let until = self.now + LEASE;
             self.renewed(job, until);
             if repeated {
@@ -263,6 +278,9 @@ impl World {
         if holds {
             let died = matches!(why, GiveBack::WorkerDied { .. });
             known.crashes += u32::from(died && !known.cancelled);
+            if died && !known.cancelled {
+                known.count();
+            }
             known.place = if known.cancelled {
                 known.ended_by = Some(attempt.number);
                 Place::Ended(JobState::Cancelled)
@@ -334,7 +352,7 @@ impl World {
         for job in &self.jobs {
             let record = self.bed.queen.job(&job.id).await.unwrap();
             assert_eq!(Place::Ended(record.job.state), job.place, "{}", job.id);
-            assert_eq!((record.job.attempt, record.crashes), (job.attempt, job.crashes));
+            assert_eq!((record.job.attempt, record.crashes), (job.tries, job.crashes));
             let log = self.bed.log(&job.id).await;
             let ids: Vec<u64> = log.iter().map(|(id, _)| *id).collect();
             assert_eq!(ids, (1..=record.last_event_id).collect::<Vec<_>>(), "ids rise by one");
