@@ -51,8 +51,10 @@ pub enum HiveError {
         reason: String,
     },
     /// The worker died of a signal before it could serve.
-    #[error("the worker for {model} died while it loaded: {reason}")]
+    #[error("the worker {worker_id} for {model} was lost while it loaded: {reason}")]
     DiedLoading {
+        /// The worker.
+        worker_id: String,
         /// The model that it was to load.
         model: String,
         /// How it ended, and what it said.

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     /// The most that workers for a model were seen to hold.
     pub(crate) measured: Mutex<HashMap<(WorkKind, String), u64>>,
+    /// What their program said that they will, by model and flags.
+    pub(crate) estimated: Mutex<HashMap<(String, Vec<String>), u64>>,
     workers: Mutex<HashMap<String, Arc<Worker>>>,
     pub(crate) backoff: Mutex<Backoff<String>>,
     /// Where workers call back to; known once the hive listens.
@@ -76,6 +78,7 @@ impl Hive {
             spawner,
             ledger,
             measured: Mutex::default(),
+            estimated: Mutex::default(),
             workers: Mutex::default(),
             backoff: Mutex::default(),
             callback: Mutex::default(),
@@ -188,6 +191,7 @@ impl Hive {
     /// # Errors
     /// Everything that can go wrong until the worker is ready.
     pub async fn start_worker(&self, spec: &WorkerSpec) -> Result<WorkerHandle, HiveError> {
+        self.foresee(spec).await;
         self.wait_until_ready(self.begin(spec)?).await
     }
 
@@ -228,7 +232,7 @@ impl Hive {
         let program = shared.config.programs.worker(spec.serves, spec.kind)?;
         let id = format!("worker-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let log = shared.config.data_dir.worker_log(&id);
-        let foreseen = self.foreseen(spec.serves, &spec.model);
+        let foreseen = self.foreseen(spec);
         let lease = spec.model.lease(&shared.config.store);
         let worker = Arc::new(Worker::spawned(id, spec, log, foreseen, lease));
         {
@@ -250,7 +254,7 @@ impl Hive {
     pub(crate) async fn wait_until_ready(&self, worker: Arc<Worker>) -> Result<WorkerHandle, HiveError> {
         let mut phase = worker.phase.subscribe();
         let reached = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await.map(|phase| phase.clone());
-        let model = worker.model.clone();
+        let (worker_id, model) = (worker.id.clone(), worker.model.clone());
         match reached {
             Ok(Phase::Ready(served)) => {
                 let handle = WorkerHandle { worker, served };
@@ -259,7 +263,7 @@ impl Hive {
             }
             Ok(Phase::Ended(end)) if end.asked => Err(HiveError::StoppedLoading { model }),
             Ok(Phase::Ended(end)) if end.exited => Err(HiveError::NotReady { model, reason: end.reason() }),
-            Ok(Phase::Ended(end)) => Err(HiveError::DiedLoading { model, reason: end.reason() }),
+            Ok(Phase::Ended(end)) => Err(HiveError::DiedLoading { worker_id, model, reason: end.reason() }),
             Ok(Phase::Starting) | Err(_) => Err(HiveError::Stopping),
         }
     }

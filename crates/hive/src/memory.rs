@@ -1,42 +1,78 @@
-//! What workers need of this machine's memory: foreseen from the files before, measured after.
+//! What workers need of this machine's memory: foreseen before by the program of the worker, measured after.
 
 use crate::devices::memory;
 use crate::hive::{Hive, WORKERS};
 use crate::room::{Room, Tenant, Verdict, decide};
 use crate::worker::{Phase, Worker, WorkerHandle, WorkerSpec};
-use crate::{HiveError, Model};
+use crate::{HiveError, Model, process};
 use broker::WorkKind;
-use job_server::client::Client;
+use operations_contract::WorkerKind;
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What a worker without a model holds, and the buffers of a picture of a small model's size.
 const BASE: u64 = 256 << 20;
 /// How often those who wait for room look again.
 const LOOK: Duration = Duration::from_millis(200);
+/// A program that has not said by then what a model takes is not waited for.
+const ESTIMATING: Duration = Duration::from_secs(20);
 /// A worker tells what it holds at once, or it has something better to do.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Hive {
-    /// Bytes that a worker for the model holds at its peak: what was seen before, or else an estimate from its files.
-    pub(crate) fn foreseen(&self, kind: WorkKind, model: &Model) -> u64 {
-        let measured = self.shared.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = measured.get(&(kind, model.as_str().to_owned())).copied();
-        seen.unwrap_or_else(|| estimate(kind, weight_bytes(model.files())))
+    /// Bytes that such a worker holds at its peak: what was seen before, or else what its program has said, or else an
+    /// estimate from its files.
+    pub(crate) fn foreseen(&self, spec: &WorkerSpec) -> u64 {
+        let (kind, model) = (spec.serves, spec.model.as_str().to_owned());
+        let seen = lock(&self.shared.measured).get(&(kind, model)).copied();
+        let seen = seen.or_else(|| lock(&self.shared.estimated).get(&estimated_as(spec)).copied());
+        seen.unwrap_or_else(|| estimate(kind, weight_bytes(spec.model.files())))
+    }
+
+    /// As [`Hive::foreseen`], after the program of the worker was asked, once, where nothing was seen yet.
+    pub(crate) async fn foresee(&self, spec: &WorkerSpec) -> u64 {
+        let measured = lock(&self.shared.measured).contains_key(&(spec.serves, spec.model.as_str().to_owned()));
+        if !measured && !lock(&self.shared.estimated).contains_key(&estimated_as(spec)) {
+            match self.ask_program(spec).await {
+                Ok(bytes) => {
+                    tracing::info!("a worker for {} is foreseen to hold {} MiB", spec.model, bytes >> 20);
+                    lock(&self.shared.estimated).insert(estimated_as(spec), bytes);
+                }
+                Err(reason) => tracing::debug!("what {} takes is estimated from its files: {reason}", spec.model),
+            }
+        }
+        self.foreseen(spec)
+    }
+
+    /// What `--estimate` says, which reads configs and headers and no weights.
+    async fn ask_program(&self, spec: &WorkerSpec) -> Result<u64, String> {
+        // What ships inside the program is small, and not worth the start of a process.
+        if (spec.serves, spec.kind) != (WorkKind::Image, WorkerKind::Cpu) || spec.model.files().is_none() {
+            return Err("only image workers on the processor are asked, of files".to_owned());
+        }
+        let program = self.shared.config.programs.worker(spec.serves, spec.kind).map_err(|error| error.to_string())?;
+        let output = tokio::time::timeout(ESTIMATING, process::estimating(spec, &program).output()).await;
+        let output = output.map_err(|_| "it took too long".to_owned())?.map_err(|error| error.to_string())?;
+        let said: Value = serde_json::from_slice(&output.stdout).map_err(|_| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            said.lines().last().unwrap_or_default().to_owned()
+        })?;
+        said["peak_bytes"].as_u64().ok_or_else(|| format!("it said {said}"))
     }
 
     /// Asks a worker what it holds, and remembers the most that it told.
     pub(crate) async fn measure(&self, handle: &WorkerHandle) {
-        let Ok(client) = Client::new(handle.url()) else { return };
+        let Ok(client) = handle.client() else { return };
         let Ok(Ok(info)) = tokio::time::timeout(PATIENCE, client.info()).await else { return };
         let Some(used) = info.memory.map(|memory| memory.used_bytes) else { return };
         let most = handle.worker.measured.fetch_max(used, Ordering::AcqRel).max(used);
         metrics::gauge!("rbee_worker_memory_bytes", "model" => handle.name().to_owned()).set(used as f64);
         if handle.worker.has_worked() {
-            let mut measured = self.shared.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut measured = lock(&self.shared.measured);
             let known = measured.entry((handle.kind(), handle.name().to_owned())).or_default();
             *known = most.max(*known);
         }
@@ -48,7 +84,7 @@ impl Hive {
     /// # Errors
     /// [`HiveError::NoRoom`] where it never would fit, [`HiveError::Stopping`].
     pub(crate) async fn make_room(&self, spec: &WorkerSpec, tell: impl Fn(String)) -> Result<(), HiveError> {
-        let needed = self.foreseen(spec.serves, &spec.model);
+        let needed = self.foresee(spec).await;
         let mut changes = self.changes();
         let mut told = false;
         loop {
@@ -86,6 +122,15 @@ impl Hive {
     }
 }
 
+/// One estimate is good for all workers that are started alike.
+fn estimated_as(spec: &WorkerSpec) -> (String, Vec<String>) {
+    (spec.model.as_str().to_owned(), spec.flags.clone())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn tenant(worker: &Arc<Worker>) -> Tenant {
     let measured = worker.measured.load(Ordering::Acquire);
     let settled = worker.has_worked();
@@ -97,7 +142,7 @@ fn tenant(worker: &Arc<Worker>) -> Tenant {
     }
 }
 
-/// On a CPU weights stay in memory as they lie in their files, and those of 3 × 3 convolutions, somewhat more than half
+/// What is taken for granted of a program that does not say. On a CPU weights stay in memory as they lie in their files, and those of 3 × 3 convolutions, somewhat more than half
 /// of a U-Net and an autoencoder, a second time in float32 and transformed: 16/9 of their number. That is twice the
 /// files where they are in float32 and three times where they are in 16 bits; a language model has no such copies, but
 /// a context.

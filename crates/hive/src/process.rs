@@ -14,7 +14,8 @@ use tokio::process::{Child, Command};
 /// The environment variable by which a worker learns whose child it is: it asks the system to die with that process.
 pub const PARENT_VARIABLE: &str = "RBEE_PARENT_PID";
 /// What is meant for the daemon, or for one worker alone, is not meant for all of its workers.
-const NOT_INHERITED: [&str; 10] = [
+const NOT_INHERITED: [&str; 11] = [
+    "RBEE_ESTIMATE",
     "RBEE_PORT",
     "RBEE_BIND",
     "RBEE_API_KEY",
@@ -126,6 +127,20 @@ fn command(
     command.process_group(0);
     command.stdin(Stdio::null()).kill_on_drop(true);
     Ok(command)
+}
+
+/// Its program, asked what a worker would take of memory.
+pub(crate) fn estimating(spec: &WorkerSpec, program: &WorkerProgram) -> Command {
+    let mut command = Command::new(&program.program);
+    command.args(&program.arguments).arg("--estimate").args(&spec.flags);
+    if let Some(files) = spec.model.files() {
+        command.arg("--model").arg(files);
+    }
+    for variable in NOT_INHERITED {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
 }
 
 /// Asks, waits, insists.

@@ -6,6 +6,7 @@ use broker::{BrokerError, Ending, GiveBack, Outcome, PictureRef};
 use bytes::Bytes;
 use job_server::client::{Client, ClientError};
 use operations_contract::{ApiError, Completion, ErrorCode, ImageCompletion, JobEvent, Operation, Phase, Validated};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What an attempt came to.
@@ -34,13 +35,21 @@ pub(crate) async fn attempt(
     worker: &WorkerHandle,
     operation: &Validated<Operation>,
 ) -> Attempt {
-    let client = match Client::new(worker.url()) {
-        Ok(client) => client,
+    let client = match worker.client() {
+        Ok(client) => client.on_behalf_of(assignment.job_id()),
         Err(error) => return Attempt::Back(GiveBack::Refused { reason: error.to_string() }),
     };
-    let mut relay =
-        Relay { assignment, worker, client, remote_id: String::new(), deadline: None, stopwatch: Stopwatch::default() };
-    tokio::select! {
+    let reached = AtomicBool::new(false);
+    let mut relay = Relay {
+        assignment,
+        worker,
+        client,
+        remote_id: String::new(),
+        reached: &reached,
+        deadline: None,
+        stopwatch: Stopwatch::default(),
+    };
+    let attempt = tokio::select! {
         biased;
         attempt = relay.run(operation) => attempt,
         // The stream breaks too when a worker dies, but only its hive knows of what it died.
@@ -49,6 +58,13 @@ pub(crate) async fn attempt(
             tokio::time::sleep(LAST_BYTES).await;
             end
         } => lost(worker, &end),
+    };
+    match attempt {
+        // Whatever it died of, it was not this job.
+        Attempt::Back(GiveBack::WorkerDied { reason, .. }) if !reached.load(Ordering::Relaxed) => {
+            Attempt::Back(GiveBack::Refused { reason: format!("{reason}, before the job reached it") })
+        }
+        attempt => attempt,
     }
 }
 
@@ -70,6 +86,8 @@ struct Relay<'a> {
     client: Client,
     /// The job's id at the worker.
     remote_id: String,
+    /// Whether the worker may have heard of the job.
+    reached: &'a AtomicBool,
     /// When a cancelled job is given up.
     deadline: Option<tokio::time::Instant>,
     stopwatch: Stopwatch,
@@ -124,7 +142,10 @@ impl Relay<'_> {
         let (cancelled, lost) = (self.assignment.cancelled(), self.assignment.lost());
         self.remote_id = loop {
             match self.client.create_job(operation).await {
-                Ok(response) => break response.job_id,
+                Ok(response) => {
+                    self.reached.store(true, Ordering::Relaxed);
+                    break response.job_id;
+                }
                 Err(ClientError::Refused(error)) if error.code == ErrorCode::QueueFull => {
                     tokio::select! {
                         () = tokio::time::sleep(FULL_PAUSE) => {}
@@ -133,7 +154,11 @@ impl Relay<'_> {
                     }
                 }
                 Err(ClientError::Refused(error)) => return refused(error),
-                Err(error) => return self.broken(error.to_string()).await,
+                Err(error) => {
+                    let connected = !matches!(error, ClientError::Unreachable { connected: false, .. });
+                    self.reached.store(connected, Ordering::Relaxed);
+                    return self.broken(error.to_string()).await;
+                }
             }
         };
         let mut events = self.client.events(&self.remote_id, 0).with_patience(PATIENCE);

@@ -1,12 +1,13 @@
 use crate::Model;
 use broker::{WorkKind, WorkerRecord, WorkerState};
+use job_server::client::{Client, ClientError};
 use model_store::Lease;
 use operations_contract::WorkerKind;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 
@@ -116,6 +117,8 @@ pub(crate) struct Worker {
     pub(crate) pid: AtomicU32,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) stop: Notify,
+    /// The way to it, kept open between two jobs.
+    client: OnceLock<Client>,
     in_use: AtomicUsize,
     /// Jobs that ended on it.
     used: AtomicUsize,
@@ -145,6 +148,7 @@ impl Worker {
             pid: AtomicU32::new(0),
             phase: watch::Sender::new(Phase::Starting),
             stop: Notify::new(),
+            client: OnceLock::new(),
             in_use: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             last_used: Mutex::new(Instant::now()),
@@ -273,6 +277,18 @@ impl WorkerHandle {
     /// Where it listens.
     pub fn url(&self) -> &str {
         &self.served.url
+    }
+
+    /// The way to it.
+    ///
+    /// # Errors
+    /// [`ClientError::Address`]
+    pub(crate) fn client(&self) -> Result<Client, ClientError> {
+        if let Some(client) = self.worker.client.get() {
+            return Ok(client.clone());
+        }
+        let client = Client::new(self.url())?;
+        Ok(self.worker.client.get_or_init(|| client).clone())
     }
 
     /// What it serves.

@@ -21,6 +21,7 @@ mod openapi;
 mod registry;
 mod routes;
 mod serve;
+mod span;
 mod stream;
 
 pub use access::{Access, Keys, Looking};
@@ -34,5 +35,6 @@ pub use openapi::openapi;
 pub use registry::{JobRegistry, RegistryLimits};
 pub use routes::{JobServer, router, router_with};
 pub use serve::{DRAIN, serve, stop_signal};
+pub use span::job_span;
 pub use stream::EventStream;
 pub use tokio_util::sync::CancellationToken;

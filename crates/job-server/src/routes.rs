@@ -2,6 +2,7 @@ use crate::access::{Access, guard};
 use crate::caller::Caller;
 use crate::failure::{Failure, worded};
 use crate::jobs::{Idempotency, Jobs, Submission};
+use crate::span::in_span;
 use crate::{metrics, openapi};
 use axum::Json;
 use axum::Router;
@@ -9,7 +10,7 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -71,6 +72,7 @@ fn protect(routes: Router, access: &Access) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(in_span))
         .layer(from_fn_with_state(access.clone(), guard));
     let routes = match access.cors() {
         Some(cors) => routes.layer(cors),
@@ -299,4 +301,30 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!("a request panicked: {}", what.unwrap_or("no message"));
     Failure(ApiError::internal("the request failed here; the server's log says why")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn only_a_number_is_an_events_id(text in "[0-9]{0,25}|[ -~]{0,12}|-[0-9]{1,3}|0x[0-9a-f]{1,4}") {
+            let mut headers = HeaderMap::new();
+            headers.insert("last-event-id", HeaderValue::from_str(&text).unwrap());
+            let word = text.trim();
+            let digits = word.strip_prefix('+').unwrap_or(word);
+            let is_number = word.is_empty() || (digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u64>().is_ok());
+            match last_event_id(&headers) {
+                Ok(id) => prop_assert!(is_number && (word.is_empty() || id == digits.parse::<u64>().unwrap())),
+                Err(error) => {
+                    prop_assert!(!is_number, "{}", text);
+                    prop_assert_eq!(error.param.as_deref(), Some("Last-Event-ID"));
+                }
+            }
+        }
+    }
 }

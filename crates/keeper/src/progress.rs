@@ -90,7 +90,9 @@ impl Progress {
                 }
                 self.phase = None;
             }
-            JobEvent::Progress { step, total, phase, eta_ms, .. } => self.progress(*step, *total, *phase, *eta_ms),
+            JobEvent::Progress { step, total, phase, eta_ms, bytes_per_second } => {
+                self.progress(*step, *total, *phase, &rest(*eta_ms, *bytes_per_second));
+            }
             JobEvent::Narration { level, message, .. } => match level {
                 Level::Debug => {}
                 Level::Info => self.note(message),
@@ -105,7 +107,7 @@ impl Progress {
         }
     }
 
-    fn progress(&mut self, step: u64, total: u64, phase: Option<Phase>, eta_ms: Option<u64>) {
+    fn progress(&mut self, step: u64, total: u64, phase: Option<Phase>, rest: &str) {
         let phase = phase.unwrap_or(Phase::Denoising);
         let new_phase = self.phase.replace(phase) != Some(phase);
         let counted = total > 1;
@@ -118,7 +120,7 @@ impl Progress {
                 if counted {
                     bar.set_length(total);
                     bar.set_position(step);
-                    bar.set_message(eta_ms.map(|ms| format!("{} left", time(ms))).unwrap_or_default());
+                    bar.set_message(rest.to_owned());
                 } else {
                     bar.set_message(verb(phase));
                 }
@@ -131,15 +133,21 @@ impl Progress {
                 }
                 self.last_line = Some(Instant::now());
                 if counted {
-                    let eta =
-                        eta_ms.filter(|_| step < total).map(|ms| format!(", {} left", time(ms))).unwrap_or_default();
-                    line(&format!("{} {}{eta}", verb(phase), amount(step, total, phase)));
+                    let rest = if step < total && !rest.is_empty() { format!(", {rest}") } else { String::new() };
+                    line(&format!("{} {}{rest}", verb(phase), amount(step, total, phase)));
                 } else if new_phase && self.pictures == 1 {
                     line(verb(phase));
                 }
             }
             Kind::Silent => {}
         }
+    }
+}
+
+/// However the following ends, by Ctrl-C or an error too, no half bar stays on the terminal.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -184,6 +192,13 @@ fn amount(step: u64, total: u64, phase: Phase) -> String {
     }
 }
 
+/// How fast it goes, and how long it will take.
+fn rest(eta_ms: Option<u64>, bytes_per_second: Option<u64>) -> String {
+    let speed = bytes_per_second.map(|bytes| format!("{:.1} MiB/s", bytes as f64 / f64::from(1 << 20)));
+    let left = eta_ms.map(|ms| format!("{} left", time(ms)));
+    speed.into_iter().chain(left).collect::<Vec<_>>().join(", ")
+}
+
 /// A time to wait, no more exact than it is.
 pub(crate) fn time(ms: u64) -> String {
     let seconds = ms.div_ceil(1000);
@@ -208,6 +223,13 @@ mod tests {
         assert_eq!(["0 s", "1 s", "59 s"], [time(0), time(400), time(59_000)].each_ref().map(String::as_str));
         assert_eq!(time(61_000), "1 min 01 s");
         assert_eq!(time(3_660_000), "1 h 01 min");
+    }
+
+    #[test]
+    fn a_download_tells_its_speed_and_what_is_left() {
+        assert_eq!(rest(Some(61_000), Some(3 << 19)), "1.5 MiB/s, 1 min 01 s left");
+        assert_eq!(rest(Some(400), None), "1 s left");
+        assert_eq!(rest(None, None), "");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod daemon;
 mod explain;
 mod jobs;
 mod keys;
+mod logs;
 mod models;
 mod ollama;
 mod openai;

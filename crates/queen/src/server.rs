@@ -1,6 +1,6 @@
 use crate::jobs::QueenJobs;
 use crate::settings::Settings;
-use crate::{explain, keys, ollama, openai};
+use crate::{explain, keys, logs, ollama, openai};
 use axum::Router;
 use broker::{Broker, HiveRecord, WorkKind};
 use job_server::{Access, JobServer, Jobs as _, Submission, router_with};
@@ -42,7 +42,7 @@ impl QueenServer {
         let own = vec![self.hive().id().to_owned(), LOCALHOST.to_owned()];
         let hives = broker::hive_routes(self.broker().clone(), own);
         let more = hives
-            .merge(rbee_hive::log_routes(self.hive().clone()))
+            .merge(logs::routes(self.clone()))
             .merge(explain::routes(self.clone()))
             .merge(keys::routes(self.clone()))
             .merge(openai::router(self.clone()))

@@ -25,6 +25,9 @@ pub struct Args {
     /// does so where memory is short. On a CPU.
     #[arg(long, env = "RBEE_VAE_TILING", value_parser = BoolishValueParser::new())]
     pub vae_tiling: bool,
+    /// Print what the model will take of memory, as JSON, and serve nothing. On a CPU.
+    #[arg(long, env = "RBEE_ESTIMATE", value_parser = BoolishValueParser::new())]
+    pub estimate: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would take it for the manual of the whole program")]
     pub store: StoreArgs,

@@ -10,6 +10,7 @@ pub mod png_info;
 
 pub use args::{Args, DeviceKind};
 
+mod estimate;
 mod model;
 mod preview;
 mod start;

@@ -7,13 +7,14 @@ use diffusion::ops::{CpuOptions, Device};
 use diffusion::pipeline::{LoadOptions, Pipeline};
 use job_server::{JobRegistry, Port, RegistryLimits};
 use operations_contract::{ApiError, DeviceInfo, ErrorCode, SD_WORKER_PORT, WORKER_JOBS};
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use worker_engine::{Precision, WorkerIdentity, serve_worker};
 
 use crate::args::{Args, DeviceKind};
 use crate::backend::{GenerationEngine, InferencePipeline, RequestQueue, api_error};
 use crate::job_router::{AppState, Facts};
-use crate::model;
+use crate::{estimate, model};
 
 /// Serves one model until it is told to stop.
 ///
@@ -29,6 +30,11 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
     }
     if args.vae_tiling && kind != DeviceKind::Cpu {
         bail!("--vae-tiling: only the processor decodes in tiles; leave the flag out");
+    }
+    let options = LoadOptions { low_memory: args.worker.low_memory, vae_tiling: args.vae_tiling };
+    if args.estimate {
+        let report = estimate::report(kind, &args, cpu_options(&args, precision), options)?;
+        return Ok(writeln!(std::io::stdout(), "{report}")?);
     }
     let device = device(kind, &args, precision)?;
     let model =
@@ -61,7 +67,6 @@ pub async fn run(kind: DeviceKind, args: Args) -> anyhow::Result<()> {
 
     let (mut origin, name, version) = (model.origin, model.name, args.sd_version);
     let (runtime, reporter) = (tokio::runtime::Handle::current(), receiver.load_reporter());
-    let options = LoadOptions { low_memory: args.worker.low_memory, vae_tiling: args.vae_tiling };
     let loaded = state.clone();
     let load = move || {
         let mut observer = |event| {
@@ -109,17 +114,19 @@ fn device(kind: DeviceKind, args: &Args, precision: Precision) -> anyhow::Result
             if index != 0 {
                 bail!("--device {index}: there is one CPU, number 0");
             }
-            let threads = Some(args.worker.threads_or_all());
-            let precision = match precision {
-                Precision::Bf16 => diffusion::ops::Precision::Bf16,
-                Precision::F32 | Precision::F16 => diffusion::ops::Precision::F32,
-            };
-            Device::cpu(CpuOptions { threads, low_memory: args.worker.low_memory, precision })
-                .context("this processor cannot serve")
+            Device::cpu(cpu_options(args, precision)).context("this processor cannot serve")
         }
         DeviceKind::Cuda => cuda(index, precision),
         DeviceKind::Metal => metal(index, precision, args.use_flash_attn),
     }
+}
+
+fn cpu_options(args: &Args, precision: Precision) -> CpuOptions {
+    let precision = match precision {
+        Precision::Bf16 => diffusion::ops::Precision::Bf16,
+        Precision::F32 | Precision::F16 => diffusion::ops::Precision::F32,
+    };
+    CpuOptions { threads: Some(args.worker.threads_or_all()), low_memory: args.worker.low_memory, precision }
 }
 
 #[cfg(feature = "cuda")]

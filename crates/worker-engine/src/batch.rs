@@ -130,6 +130,8 @@ fn serve<M: BatchModel>(
             };
             let (Some(request), Some(ticket)) = (next, tickets.next()) else { break };
             let GenerationRequest { request, cancel, response_tx, .. } = request;
+            let span = receiver.span().clone();
+            let _in_span = span.enter();
             let _ = response_tx.send(GenerationResponse::Started);
             let events = Events::new(response_tx.clone());
             in_work.insert(ticket, InWork { cancel: cancel.clone(), responses: response_tx });

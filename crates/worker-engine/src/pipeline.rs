@@ -131,9 +131,16 @@ impl Events {
         self.send(GenerationResponse::Token { t: t.into(), i });
     }
 
-    /// Something worth telling.
+    /// Something worth telling, here and in the log.
     pub fn narrate(&self, level: Level, message: impl Into<String>) {
-        self.send(GenerationResponse::Narration { level, message: message.into() });
+        let message = message.into();
+        match level {
+            Level::Debug => tracing::debug!("{message}"),
+            Level::Info => tracing::info!("{message}"),
+            Level::Warn => tracing::warn!("{message}"),
+            Level::Error => tracing::error!("{message}"),
+        }
+        self.send(GenerationResponse::Narration { level, message });
     }
 
     fn send(&self, response: GenerationResponse) {

@@ -1,11 +1,12 @@
 use crate::pipeline::GenerationResponse;
 use crate::queue::{DownloadProgress, EngineStatus, GenerationRequest, RequestQueue};
 use crate::worker::WorkerIdentity;
-use job_server::{Ending, JobHandle, JobRegistry};
+use job_server::{Ending, JobHandle, JobRegistry, job_span};
 use operations_contract::{ApiError, JobResponse, OperationKind, Phase, Priority};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+use tracing::{Instrument as _, Span};
 
 /// How often a job that waits for a download is told how far it is: the log of the job keeps every word.
 const TELL: Duration = Duration::from_secs(1);
@@ -26,13 +27,17 @@ pub fn submit<R: Send + 'static>(
     queue.admits()?;
     let job = registry.create_job(operation)?;
     let response = job.response();
+    // A hive brings the span of the queen's job, whoever asks this worker himself gets one of its own.
+    let span = Some(Span::current()).filter(|span| !span.is_none()).unwrap_or_else(|| job_span(&response.job_id));
+    let _in_span = span.enter();
     let (response_tx, responses) = mpsc::unbounded_channel();
     let position =
         queue.add_request(GenerationRequest { request, priority, cancel: job.cancellation(), response_tx })?;
     job.queued(position);
+    tracing::info!(here = response.job_id, position, "{} waits", operation.name());
     let mut status = queue.statuses();
     tell_status(&job, &status.borrow_and_update());
-    tokio::spawn(write_log(job, responses, status, Arc::clone(identity), position));
+    tokio::spawn(write_log(job, responses, status, Arc::clone(identity), position).in_current_span());
     Ok(response)
 }
 
@@ -47,7 +52,8 @@ async fn write_log(
 ) {
     let cancellation = job.cancellation();
     let mut started = false;
-    let mut told = Instant::now();
+    let begun = Instant::now();
+    let mut told = begun;
     let ending = loop {
         let response = tokio::select! {
             // A job that waits ends at once; one that runs ends between two steps, and its pipeline says when.
@@ -84,6 +90,12 @@ async fn write_log(
             Some(Response::Narration { level, message }) => job.narrate(level, &identity.worker_id, message),
         }
     };
+    let ms = begun.elapsed().as_millis();
+    match &ending {
+        Ending::Complete(_) => tracing::info!(ms, "it is complete"),
+        Ending::Error(error) => tracing::warn!(ms, "it failed: {error}"),
+        Ending::Cancelled => tracing::info!(ms, "it was cancelled"),
+    }
     job.finish(ending);
 }
 

@@ -48,6 +48,8 @@ pub struct ModelInfo {
     pub cross_attention_dim: usize,
     /// Width of an LCM's guidance embedding; such a model makes no second pass.
     pub guidance_embedding: Option<usize>,
+    /// The greatest `clip_skip` that its text encoders have layers for.
+    pub deepest_clip_skip: usize,
     /// SDXL: no negative prompt means zeros.
     pub zeros_for_no_negative: bool,
     /// The model's `scheduler_config.json`.
@@ -240,6 +242,7 @@ impl Pipeline {
 
         let (own_steps, own_guidance_scale) = own_settings(&scheduler, unet_config.time_cond_proj_dim.is_some());
         let info = ModelInfo {
+            deepest_clip_skip: prompts.deepest_skip(),
             name: source.name(),
             class: index.class,
             xl,

@@ -17,6 +17,8 @@ pub struct Sampling {
     pub strength: Option<f64>,
     /// Whether there is a mask.
     pub masked: bool,
+    /// As in [`Request`].
+    pub clip_skip: Option<usize>,
 }
 
 impl Sampling {
@@ -26,7 +28,8 @@ impl Sampling {
             Task::Transform { strength, .. } => (Some(strength), false),
             Task::Inpaint { strength, .. } => (Some(strength), true),
         };
-        Self { steps: request.steps, scheduler: request.scheduler, schedule: request.schedule, strength, masked }
+        let Request { steps, scheduler, schedule, clip_skip, .. } = *request;
+        Self { steps, scheduler, schedule, strength, masked, clip_skip }
     }
 }
 
@@ -54,6 +57,13 @@ impl ModelInfo {
                 "{} has a U-Net of {channels} input channels and paints only through a mask; use image_inpaint, or a model that is not made for inpainting",
                 self.name
             )));
+        }
+        let deepest = self.deepest_clip_skip;
+        if let Some(skip) = sampling.clip_skip.filter(|skip| *skip > deepest) {
+            return Err(Error::InvalidArgument {
+                field: "clip_skip",
+                reason: format!("must be at most {deepest} for the text encoder of {}, got {skip}", self.name),
+            });
         }
         let loaded = if self.class.starts_with("StableDiffusion") && !self.xl {
             self.scheduler.clone().loaded_by_stable_diffusion(sampling.masked)

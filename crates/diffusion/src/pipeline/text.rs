@@ -37,7 +37,7 @@ struct Key {
 pub(super) struct Encoder {
     pub tokenizer: ClipTokenizer,
     pub model: Part<ClipTextModel>,
-    /// Number of transformer layers, for the limit of `clip_skip`.
+    /// Number of transformer layers.
     pub layers: usize,
 }
 
@@ -52,6 +52,12 @@ pub(super) struct PromptEncoder {
 impl PromptEncoder {
     pub(super) fn new(encoders: Vec<Encoder>, xl: bool) -> Self {
         Self { encoders, xl, recent: Vec::new() }
+    }
+
+    /// The greatest `clip_skip` that every encoder has a layer for.
+    pub(super) fn deepest_skip(&self) -> usize {
+        let layers = self.encoders.iter().map(|encoder| encoder.layers).min().unwrap_or(0);
+        layers.saturating_sub(usize::from(self.xl))
     }
 
     pub(super) fn load(&mut self) -> Result<()> {
@@ -84,21 +90,12 @@ impl PromptEncoder {
     }
 
     fn encode_fresh(&mut self, key: &Key) -> Result<Encoded> {
+        // How deep is possible was checked with the rest of the request.
         let skip = key.clip_skip.unwrap_or(0);
         let rows = 77 * key.chunks;
         let mut parts: Vec<(usize, Vec<f32>)> = Vec::new();
         let mut pooled = Vec::new();
         for encoder in &mut self.encoders {
-            let deepest = encoder.layers - usize::from(self.xl).min(encoder.layers);
-            if skip > deepest {
-                return Err(Error::InvalidArgument {
-                    field: "clip_skip",
-                    reason: format!(
-                        "must be at most {deepest} for this model's text encoder of {} layers, got {skip}",
-                        encoder.layers
-                    ),
-                });
-            }
             let chunks = encoder.tokenizer.chunks(&key.text, key.chunks);
             let model = encoder.model.get()?;
             let output = model.forward(&chunks.concat(), chunks.len())?;

@@ -52,7 +52,7 @@ impl Assignment {
             cancelled: cancelled.clone(),
             lost: lost.clone(),
         };
-        let span = tracing::info_span!("job", id = claim.attempt.job_id, attempt = claim.attempt.number);
+        let span = claim_span(&claim);
         let tasks = [
             tokio::spawn(keeper.clone().write(items).instrument(span.clone())),
             tokio::spawn(keeper.clone().renew(claim.lease / 3).instrument(span.clone())),
@@ -99,9 +99,16 @@ impl Assignment {
         }
     }
 
-    /// Something worth telling.
+    /// Something worth telling, in the job's stream and in the log.
     pub fn narrate(&self, level: Level, target: &str, message: impl Into<String>) {
-        self.tell(JobEvent::Narration { level, target: target.to_owned(), message: message.into() });
+        let message = message.into();
+        claim_span(self.claim()).in_scope(|| match level {
+            Level::Debug => tracing::debug!("{message}"),
+            Level::Info => tracing::info!("{message}"),
+            Level::Warn => tracing::warn!("{message}"),
+            Level::Error => tracing::error!("{message}"),
+        });
+        self.tell(JobEvent::Narration { level, target: target.to_owned(), message });
     }
 
     /// It got further.
@@ -139,6 +146,11 @@ impl Assignment {
             let _ = waiting.await;
         }
     }
+}
+
+/// Of the highest level, so that a log that shows only warnings says whose they are.
+pub(super) fn claim_span(claim: &Claim) -> tracing::Span {
+    tracing::error_span!("job", id = claim.attempt.job_id, attempt = claim.attempt.number)
 }
 
 impl Held {

@@ -1,5 +1,6 @@
 //! A ready worker does one job after the other.
 
+use super::assignment::claim_span;
 use super::{Agent, Holding};
 use crate::relay::{self, Attempt};
 use crate::worker::WorkerHandle;
@@ -50,9 +51,9 @@ impl Agent {
     }
 
     async fn run(&self, holding: Holding, worker: &WorkerHandle) {
-        let _in_use = worker.in_use();
+        let in_use = worker.in_use();
         let job = &holding.assignment;
-        let span = tracing::info_span!("job", id = job.job_id(), attempt = job.claim().attempt.number);
+        let span = claim_span(job.claim());
         let attempt = async {
             tracing::info!(worker = worker.id(), "the job goes to a worker");
             let began = Instant::now();
@@ -72,7 +73,10 @@ impl Agent {
             Attempt::Back(why) => job.give_back(why).await,
             Attempt::Lost => {}
         }
-        self.0.hive.measure(worker).await;
+        drop(in_use);
+        // Beside the next job, which does not wait for it.
+        let (hive, worker) = (self.0.hive.clone(), worker.clone());
+        tokio::spawn(async move { hive.measure(&worker).await });
     }
 
     async fn attempt(&self, holding: &Holding, worker: &WorkerHandle) -> Attempt {

@@ -5,6 +5,8 @@ mod stream;
 
 pub use stream::EventStream;
 
+use crate::span::{JOB_HEADER, header_of};
+use axum::http::HeaderValue;
 use operations_contract::{ApiError, Info, Job, JobList, JobResponse, JobState};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -15,6 +17,7 @@ pub struct Client {
     http: reqwest::Client,
     base: reqwest::Url,
     key: Option<String>,
+    job: Option<HeaderValue>,
 }
 
 /// A text that is read piece by piece.
@@ -48,6 +51,8 @@ pub enum ClientError {
     /// Nobody answers.
     #[error("{url} does not answer: {reason}")]
     Unreachable {
+        /// Whether there was a connection, so that what was asked may have been heard.
+        connected: bool,
         /// The server.
         url: String,
         /// What happened on the way.
@@ -95,13 +100,20 @@ impl Client {
         }
         // A proxy from the environment is for the world outside, not for the machines of the house.
         let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
-        Ok(Self { http: http.map_err(|error| wrong(error.to_string()))?, base, key: None })
+        Ok(Self { http: http.map_err(|error| wrong(error.to_string()))?, base, key: None, job: None })
     }
 
     /// The same client with an API key that every request brings.
     #[must_use]
     pub fn with_key(mut self, key: Option<String>) -> Self {
         self.key = key.filter(|key| !key.is_empty());
+        self
+    }
+
+    /// The same client for what is asked on behalf of a job: the server's log names it.
+    #[must_use]
+    pub fn on_behalf_of(mut self, job_id: &str) -> Self {
+        self.job = header_of(job_id);
         self
     }
 
@@ -260,6 +272,10 @@ impl Client {
             Some(key) => request.bearer_auth(key),
             None => request,
         };
+        let request = match &self.job {
+            Some(job) => request.header(JOB_HEADER, job),
+            None => request,
+        };
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         if status.is_success() {
@@ -275,7 +291,11 @@ impl Client {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
-        ClientError::Unreachable { url: self.url().to_owned(), reason: innermost.to_string() }
+        ClientError::Unreachable {
+            connected: !error.is_connect(),
+            url: self.url().to_owned(),
+            reason: innermost.to_string(),
+        }
     }
 
     fn nonsense(&self, reason: String) -> ClientError {
@@ -301,7 +321,7 @@ mod tests {
     async fn nobody_there_is_told_apart() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = Client::new(&free.to_string()).unwrap().info().await.unwrap_err();
-        assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+        assert!(matches!(error, ClientError::Unreachable { connected: false, .. }), "{error}");
         assert!(error.to_string().contains("refused"), "{error}");
     }
 }

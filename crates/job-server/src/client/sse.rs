@@ -78,6 +78,7 @@ impl Parser {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parse(pieces: &[&str]) -> Vec<RawEvent> {
         let mut parser = Parser::default();
@@ -103,6 +104,29 @@ mod tests {
             let bytes: Vec<String> = text.chars().map(String::from).collect();
             let pieces: Vec<&str> = bytes.iter().map(String::as_str).collect();
             assert_eq!(parse(&pieces), expected, "{end:?} byte by byte");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever a server sends, and however the network cuts it, it is read without harm and always alike.
+        #[test]
+        fn where_it_is_cut_does_not_matter(
+            lines in prop::collection::vec("(id|data|event|retry|)?:? ?\\PC{0,8}(\r|\n|\r\n){1,2}", 0..12),
+            noise in prop::collection::vec(any::<u8>(), 0..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let bytes = [lines.concat().as_bytes(), &noise].concat();
+            let read = |pieces: &[&[u8]]| {
+                let (mut parser, mut events) = (Parser::default(), Vec::new());
+                for piece in pieces {
+                    parser.push(piece, |event| events.push(event)).unwrap();
+                }
+                events
+            };
+            let at = cut.index(bytes.len() + 1);
+            prop_assert_eq!(read(&[&bytes]), read(&[&bytes[..at], &bytes[at..]]));
         }
     }
 

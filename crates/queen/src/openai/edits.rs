@@ -78,24 +78,30 @@ fn broken(error: MultipartError) -> ApiError {
     ApiError::new(code, format!("the form cannot be read: {}", error.body_text()))
 }
 
+/// A request of this kind, with what it shares with `from`.
+macro_rules! with_settings {
+    ($request:ident, $from:ident, { $($field:ident: $value:expr),+ }) => {
+        $request {
+            $($field: $value,)+
+            model: $from.model,
+            prompt: $from.prompt,
+            negative_prompt: $from.negative_prompt,
+            steps: $from.steps,
+            guidance_scale: $from.guidance_scale,
+            width: $from.width,
+            height: $from.height,
+            seed: $from.seed,
+            scheduler: $from.scheduler,
+            count: $from.count,
+            preview_every: $from.preview_every,
+            ..$request::default()
+        }
+    };
+}
+
 fn transform(from: ImageGenerationRequest, image: Base64Bytes, painting: &Painting) -> ImageTransformRequest {
-    let default = ImageTransformRequest::default();
-    ImageTransformRequest {
-        init_image: image,
-        strength: painting.strength.unwrap_or(default.strength),
-        model: from.model,
-        prompt: from.prompt,
-        negative_prompt: from.negative_prompt,
-        steps: from.steps,
-        guidance_scale: from.guidance_scale,
-        width: from.width,
-        height: from.height,
-        seed: from.seed,
-        scheduler: from.scheduler,
-        count: from.count,
-        preview_every: from.preview_every,
-        ..default
-    }
+    let strength = painting.strength.unwrap_or(ImageTransformRequest::default().strength);
+    with_settings!(ImageTransformRequest, from, { init_image: image, strength: strength })
 }
 
 fn inpaint(
@@ -104,22 +110,6 @@ fn inpaint(
     mask: Base64Bytes,
     painting: &Painting,
 ) -> ImageInpaintRequest {
-    let default = ImageInpaintRequest::default();
-    ImageInpaintRequest {
-        init_image: image,
-        mask_image: mask,
-        strength: painting.strength.unwrap_or(default.strength),
-        model: from.model,
-        prompt: from.prompt,
-        negative_prompt: from.negative_prompt,
-        steps: from.steps,
-        guidance_scale: from.guidance_scale,
-        width: from.width,
-        height: from.height,
-        seed: from.seed,
-        scheduler: from.scheduler,
-        count: from.count,
-        preview_every: from.preview_every,
-        ..default
-    }
+    let strength = painting.strength.unwrap_or(ImageInpaintRequest::default().strength);
+    with_settings!(ImageInpaintRequest, from, { init_image: image, mask_image: mask, strength: strength })
 }

@@ -46,7 +46,7 @@ impl InferencePipeline {
             seed: first_seed,
             scheduler: config.scheduler,
             schedule: config.schedule,
-            clip_skip: settings.clip_skip.filter(|skip| *skip > 0).map(|skip| skip as usize),
+            clip_skip: config.clip_skip,
             preview_every: settings.preview_every.map(|every| every as usize),
             task: task(operation).map_err(|error| api_error(&error))?,
         };

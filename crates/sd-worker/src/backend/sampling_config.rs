@@ -19,6 +19,8 @@ pub struct SamplingConfig {
     pub strength: Option<f64>,
     /// Whether there is a mask.
     pub masked: bool,
+    /// How many of CLIP's last layers to leave out.
+    pub clip_skip: Option<usize>,
 }
 
 impl SamplingConfig {
@@ -40,6 +42,7 @@ impl SamplingConfig {
             schedule: parse("schedule", settings.schedule.as_deref())?,
             strength,
             masked,
+            clip_skip: settings.clip_skip.filter(|skip| *skip > 0).map(|skip| skip as usize),
         })
     }
 
@@ -52,6 +55,7 @@ impl SamplingConfig {
             schedule: self.schedule,
             strength: self.strength,
             masked: self.masked,
+            clip_skip: self.clip_skip,
         }
     }
 }

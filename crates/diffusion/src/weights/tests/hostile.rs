@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use safetensors::tensor::Dtype as Type;
 use tempfile::TempDir;
 
@@ -102,6 +103,38 @@ fn a_hostile_header_is_refused_before_it_costs_anything() {
         &raw(&one("F32", "[1]", "[0,4]").replace("\"a\"", "\"\\u001b[2J\""), 3),
         "tensor \\u{1b}[2J ends 1 bytes",
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Bytes of a whole file are changed, cut out and put in; what still opens is read without harm.
+    #[test]
+    fn a_damaged_file_is_read_or_refused(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..6),
+        near_the_start in any::<bool>(),
+    ) {
+        let tensors: [(&str, Type, &[usize], &[u8]); 2] = [("a", Type::F32, &[2, 2], &[1; 16]), ("b", Type::F16, &[3], &[2; 6])];
+        let mut file = safetensors(&tensors);
+        for (place, byte, how) in damage {
+            // The length of the header is where a wrong byte does most.
+            let reach = if near_the_start { file.len().min(16) } else { file.len() };
+            let at = place.index(reach.max(1)).min(file.len());
+            match how {
+                0 if at < file.len() => file[at] ^= byte,
+                1 if at < file.len() => drop(file.remove(at)),
+                2 => file.insert(at, byte),
+                _ => file.truncate(at),
+            }
+        }
+        if let Ok(weights) = open_bytes(&file) {
+            for (name, _, shape, _) in tensors {
+                if let Ok(tensor) = weights.get(name, shape) {
+                    prop_assert_eq!(tensor.to_f32().len(), shape.iter().product::<usize>());
+                }
+            }
+        }
+    }
 }
 
 #[test]
