@@ -117,14 +117,6 @@ async fn other_machines_need_a_key() {
     assert_eq!(client.get(&jobs).bearer_auth(key).send().await.unwrap().status(), 200);
 }
 
-/// A hive that works for the queen of `house`, as on another machine.
-fn joined(house: &House, token: &str) -> Foreground {
-    let (url, data) = (house.url(), house.work().join("other"));
-    let arguments = ["hive", "--port", "0", "--hive-id", "other", "--queen", &url, "--token", token, "--data-dir"];
-    let mut command = house.rbee(&arguments);
-    Foreground(command.arg(data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-}
-
 async fn result(client: &Client, body: Value) -> Value {
     let id = client.create_job(&body).await.unwrap().job_id;
     let last = events(client, &id).await.pop().unwrap().1;
@@ -136,21 +128,13 @@ async fn result(client: &Client, body: Value) -> Value {
 async fn a_hive_on_another_machine_joins_works_and_comes_back() {
     let house = House::with_queen();
     let client = house.queen();
-    let invited = http().post(format!("{}/v1/hives/invite", house.url())).json(&json!({})).send().await.unwrap();
-    let token = invited.json::<Value>().await.unwrap()["key"].as_str().unwrap().to_owned();
+    let token = house.invited();
     // Once there is a key, what is brought must be right, and the token opens nothing else.
     http().post(format!("{}/v1/keys", house.url())).json(&json!({"name": "a"})).send().await.unwrap();
     let jobs = http().get(format!("{}/v1/jobs", house.url())).bearer_auth(&token).send().await.unwrap();
     assert_eq!(jobs.status(), 401);
-    let mut hive = joined(&house, &token);
-    let hives = || {
-        let status: Value = serde_json::from_str(&house.run(&["status", "--json"])).unwrap();
-        status["hives"].as_array().unwrap().iter().map(|hive| hive["hive_id"].as_str().unwrap().to_owned()).collect()
-    };
-    eventually("it joins", || {
-        let ids: Vec<String> = hives();
-        ids.contains(&"other".to_owned()).then_some(())
-    });
+    let mut hive = house.joined("other", &token);
+    eventually("it joins", || house.hives().contains(&"other".to_owned()).then_some(()));
 
     let there = |steps: u64| {
         operation(json!({"operation": "image_generation", "prompt": "x", "steps": steps, "seed": 1, "hive_id": "other",
@@ -162,6 +146,10 @@ async fn a_hive_on_another_machine_joins_works_and_comes_back() {
     let worker = workers["workers"][0].clone();
     assert_eq!(client.job(&id).await.unwrap().worker_id.as_deref(), worker["worker_id"].as_str());
     assert_eq!(result(&client, json!({"operation": "hive_check", "hive_id": "other"})).await["ok"], true);
+    let (_, said) = house.fail(&["worker", "logs", worker["worker_id"].as_str().unwrap()]);
+    assert!(said.contains("runs on the hive other") && said.contains("on that machine"), "{said}");
+    let log = std::fs::read_to_string(worker["log"].as_str().unwrap()).unwrap();
+    assert!(log.contains(&id), "{log}");
 
     let id = client.create_job(&there(150)).await.unwrap().job_id;
     eventually("it runs", || house.run(&["job", "show", &id]).contains("worker").then_some(()));
@@ -169,9 +157,32 @@ async fn a_hive_on_another_machine_joins_works_and_comes_back() {
     hive.0.wait().unwrap();
     let pid = worker["pid"].as_i64().unwrap() as i32;
     eventually("its worker ends with it", || (!is_alive(pid)).then_some(()));
-    let _again = joined(&house, &token);
+    let _again = house.joined("other", &token);
     let events = events(&client, &id).await;
     assert_eq!(names(&events).last(), Some(&"complete"), "{events:?}");
+}
+
+/// A worker may die while it has nothing to do. The job that comes then has not killed it.
+#[tokio::test]
+async fn a_worker_that_died_idle_counts_against_no_job() {
+    let house = House::with_queen();
+    let client = house.queen();
+    for _ in 0..3 {
+        let id = client.create_job(&quick("a tree")).await.unwrap().job_id;
+        let told = events(&client, &id).await;
+        assert_eq!(names(&told).last(), Some(&"complete"), "{told:?}");
+        for (_, event) in &told {
+            let counted =
+                matches!(event, JobEvent::Narration { message, .. } if message.contains("; trying again in "));
+            assert!(!counted, "{told:#?}");
+        }
+        let started = told.iter().find_map(|(_, event)| match event {
+            JobEvent::Started { attempt, .. } => Some(*attempt),
+            _ => None,
+        });
+        assert_eq!(started, Some(1));
+        signal(house.workers()[0]["pid"].as_i64().unwrap() as i32, Signal::KILL);
+    }
 }
 
 #[tokio::test]
@@ -193,6 +204,10 @@ async fn one_who_waits_is_told_why() {
     within(events(&client, &waiting)).await;
     assert_eq!(explain(&waiting).await["reason"], "it is complete");
     let log = http().get(format!("{}/v1/workers/{worker}/logs", house.url())).send().await.unwrap();
-    assert!(log.text().await.unwrap().contains("listens on"));
+    let log = log.text().await.unwrap();
+    assert!(log.contains("listens on"));
+    for id in [&running, &waiting] {
+        assert!(log.contains(&**id), "the worker's log knows the job by the queen's name for it: {log}");
+    }
     assert_eq!(client.jobs(Some(JobState::Queued), None).await.unwrap().jobs.len(), 0);
 }

@@ -116,6 +116,27 @@ impl House {
         record["pid"].as_i64().unwrap() as i32
     }
 
+    /// A token for a hive on another machine.
+    pub(crate) fn invited(&self) -> String {
+        let invited: Value = serde_json::from_str(&self.run(&["hive", "invite", "--json"])).unwrap();
+        invited["key"].as_str().unwrap().to_owned()
+    }
+
+    /// A hive that works for this house's queen, as on another machine.
+    pub(crate) fn joined(&self, id: &str, token: &str) -> Foreground {
+        let (url, data) = (self.url(), self.work().join(id));
+        let arguments = ["hive", "--port", "0", "--hive-id", id, "--queen", &url, "--token", token, "--data-dir"];
+        let mut command = self.rbee(&arguments);
+        Foreground(command.arg(data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// The ids of the hives that work for the queen.
+    pub(crate) fn hives(&self) -> Vec<String> {
+        let status: Value = serde_json::from_str(&self.run(&["status", "--json"])).unwrap();
+        let hives = status["hives"].as_array().unwrap().iter();
+        hives.map(|hive| hive["hive_id"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// The workers as `rbee status` tells them.
     pub(crate) fn workers(&self) -> Vec<Value> {
         let status: Value = serde_json::from_str(&self.run(&["status", "--json"])).unwrap();
