@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, Signal, System, UpdateKind};
 
-/// A process. A pid alone may be somebody else's by now: one that began at another second is another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A process. A pid alone may be somebody else's by now: one that began at another time is another.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Process {
     pid: u32,
     /// Seconds since 1970 UTC.
@@ -17,7 +17,7 @@ struct Process {
 }
 
 /// A worker and the hive that started it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Entry {
     worker_id: String,
     worker: Process,
@@ -93,7 +93,7 @@ impl Entry {
             system.process(pid).is_some_and(|process| {
                 let named = process.cmd().iter().any(|part| part.to_string_lossy() == self.worker_id);
                 // One that has ended and was not waited for yet has no command line.
-                process.start_time() == self.worker.began && named
+                self.worker.is(Process { pid: self.worker.pid, began: process.start_time() }) && named
             })
         };
         if !look(&mut system) {
@@ -117,6 +117,12 @@ impl Entry {
 }
 
 impl Process {
+    /// Whether the two are one. Linux tells when a process began from when the machine did, and that, in seconds of a clock
+    /// that is set right now and then, may be told one second earlier or later the next time.
+    fn is(self, other: Self) -> bool {
+        self.pid == other.pid && self.began.abs_diff(other.began) <= 1
+    }
+
     fn find(pid: u32) -> Option<Self> {
         let id = Pid::from_u32(pid);
         let mut system = System::new().ok()?;
@@ -127,7 +133,7 @@ impl Process {
     }
 
     fn is_alive(self) -> bool {
-        Self::find(self.pid) == Some(self)
+        Self::find(self.pid).is_some_and(|found| found.is(self))
     }
 }
 

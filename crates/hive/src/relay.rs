@@ -16,6 +16,8 @@ pub(crate) enum Attempt {
     Ended(Ending),
     /// It goes back to the queue.
     Back(GiveBack),
+    /// Likewise, because of the death of a worker that had not answered yet: it may not have heard of the job.
+    Unheard { reason: String, last_words: String },
     /// It is another's by now.
     Lost,
 }
@@ -39,13 +41,13 @@ pub(crate) async fn attempt(
         Ok(client) => client.on_behalf_of(assignment.job_id()),
         Err(error) => return Attempt::Back(GiveBack::Refused { reason: error.to_string() }),
     };
-    let reached = AtomicBool::new(false);
+    let answered = AtomicBool::new(false);
     let mut relay = Relay {
         assignment,
         worker,
         client,
         remote_id: String::new(),
-        reached: &reached,
+        answered: &answered,
         deadline: None,
         stopwatch: Stopwatch::default(),
     };
@@ -60,9 +62,8 @@ pub(crate) async fn attempt(
         } => lost(worker, &end),
     };
     match attempt {
-        // Whatever it died of, it was not this job.
-        Attempt::Back(GiveBack::WorkerDied { reason, .. }) if !reached.load(Ordering::Relaxed) => {
-            Attempt::Back(GiveBack::Refused { reason: format!("{reason}, before the job reached it") })
+        Attempt::Back(GiveBack::WorkerDied { reason, last_words }) if !answered.load(Ordering::Relaxed) => {
+            Attempt::Unheard { reason, last_words }
         }
         attempt => attempt,
     }
@@ -86,8 +87,8 @@ struct Relay<'a> {
     client: Client,
     /// The job's id at the worker.
     remote_id: String,
-    /// Whether the worker may have heard of the job.
-    reached: &'a AtomicBool,
+    /// Whether the worker has taken the job.
+    answered: &'a AtomicBool,
     /// When a cancelled job is given up.
     deadline: Option<tokio::time::Instant>,
     stopwatch: Stopwatch,
@@ -143,7 +144,7 @@ impl Relay<'_> {
         self.remote_id = loop {
             match self.client.create_job(operation).await {
                 Ok(response) => {
-                    self.reached.store(true, Ordering::Relaxed);
+                    self.answered.store(true, Ordering::Relaxed);
                     break response.job_id;
                 }
                 Err(ClientError::Refused(error)) if error.code == ErrorCode::QueueFull => {
@@ -154,11 +155,7 @@ impl Relay<'_> {
                     }
                 }
                 Err(ClientError::Refused(error)) => return refused(error),
-                Err(error) => {
-                    let connected = !matches!(error, ClientError::Unreachable { connected: false, .. });
-                    self.reached.store(connected, Ordering::Relaxed);
-                    return self.broken(error.to_string()).await;
-                }
+                Err(error) => return self.broken(error.to_string()).await,
             }
         };
         let mut events = self.client.events(&self.remote_id, 0).with_patience(PATIENCE);

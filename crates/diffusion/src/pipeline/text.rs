@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::part::Part;
+use crate::Result;
 use crate::models::ClipTextModel;
 use crate::tokenizer::ClipTokenizer;
-use crate::{Error, Result};
 
 /// Prompts that are remembered. An entry of SDXL with one chunk takes 0.6 MB.
 const REMEMBERED: usize = 32;

@@ -54,6 +54,8 @@ struct Shared {
     served: Mutex<HashSet<String>>,
     /// Models for which a worker is about to be started.
     loading: Mutex<HashSet<(WorkKind, String)>>,
+    /// Jobs whose last worker died before it took them.
+    unheard: Mutex<HashSet<String>>,
     /// Jobs that hear of a download that another has begun.
     companions: AtomicUsize,
     /// Held by the one who waits for room or starts a worker: what he counts on nobody else takes meanwhile.
@@ -87,6 +89,7 @@ impl Agent {
             why: Mutex::new(GiveBack::HiveStopping),
             served: Mutex::default(),
             loading: Mutex::default(),
+            unheard: Mutex::default(),
             companions: AtomicUsize::new(0),
             room: tokio::sync::Mutex::default(),
             holding: watch::Sender::new(0),

@@ -6,12 +6,16 @@ use crate::relay::{self, Attempt};
 use crate::worker::WorkerHandle;
 use broker::{Ending, GiveBack, Offer, WorkKind};
 use futures_util::future::join_all;
+use std::sync::PoisonError;
 use std::time::Instant;
 use tracing::Instrument as _;
 
 /// Texts that a language worker writes side by side unless it is told otherwise; one that is told fewer lets the others
 /// wait.
 const TEXTS: usize = 4;
+
+/// So many jobs are remembered because a worker died before it took them.
+const UNHEARD: usize = 1000;
 
 impl Agent {
     /// Gives every ready worker a task that claims for it.
@@ -65,18 +69,35 @@ impl Agent {
         metrics::counter!("rbee_attempts_total", "outcome" => outcome(&attempt)).increment(1);
         match attempt {
             Attempt::Ended(ending) => {
+                self.0.unheard.lock().unwrap_or_else(PoisonError::into_inner).remove(job.job_id());
                 if matches!(ending, Ending::Complete(_)) {
                     self.0.hive.worked(worker.name());
                 }
                 job.finish(ending).await;
             }
             Attempt::Back(why) => job.give_back(why).await,
+            Attempt::Unheard { reason, last_words } => {
+                job.give_back(self.unheard(job.job_id(), reason, last_words)).await;
+            }
             Attempt::Lost => {}
         }
         drop(in_use);
         // Beside the next job, which does not wait for it.
         let (hive, worker) = (self.0.hive.clone(), worker.clone());
         tokio::spawn(async move { hive.measure(&worker).await });
+    }
+
+    /// Whatever a worker died of before it took the job, it hardly was the job; where it happens again with the same job at
+    /// once, it is taken for what it looks like.
+    fn unheard(&self, job_id: &str, reason: String, last_words: String) -> GiveBack {
+        let mut unheard = self.0.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        if unheard.remove(job_id) {
+            return GiveBack::WorkerDied { reason, last_words };
+        }
+        if unheard.len() < UNHEARD {
+            unheard.insert(job_id.to_owned());
+        }
+        GiveBack::Refused { reason: format!("{reason}, before it took the job") }
     }
 
     async fn attempt(&self, holding: &Holding, worker: &WorkerHandle) -> Attempt {
@@ -100,7 +121,7 @@ fn outcome(attempt: &Attempt) -> &'static str {
         Attempt::Ended(Ending::Complete(_)) => "complete",
         Attempt::Ended(Ending::Error(_)) => "error",
         Attempt::Ended(Ending::Cancelled) => "cancelled",
-        Attempt::Back(GiveBack::WorkerDied { .. }) => "worker_died",
+        Attempt::Back(GiveBack::WorkerDied { .. }) | Attempt::Unheard { .. } => "worker_died",
         Attempt::Back(_) => "given_back",
         Attempt::Lost => "lost",
     }
@@ -111,7 +132,8 @@ fn described(attempt: &Attempt) -> String {
         Attempt::Ended(Ending::Complete(_)) => "it is complete".to_owned(),
         Attempt::Ended(Ending::Error(error)) => format!("it failed: {error}"),
         Attempt::Ended(Ending::Cancelled) => "it was cancelled".to_owned(),
-        Attempt::Back(GiveBack::WorkerDied { reason, .. } | GiveBack::Refused { reason }) => {
+        Attempt::Back(GiveBack::WorkerDied { reason, .. } | GiveBack::Refused { reason })
+        | Attempt::Unheard { reason, .. } => {
             format!("it goes back to the queue: {reason}")
         }
         Attempt::Back(_) => "it goes back to the queue, because its hive stops".to_owned(),

@@ -51,8 +51,6 @@ pub enum ClientError {
     /// Nobody answers.
     #[error("{url} does not answer: {reason}")]
     Unreachable {
-        /// Whether there was a connection, so that what was asked may have been heard.
-        connected: bool,
         /// The server.
         url: String,
         /// What happened on the way.
@@ -291,11 +289,7 @@ impl Client {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
-        ClientError::Unreachable {
-            connected: !error.is_connect(),
-            url: self.url().to_owned(),
-            reason: innermost.to_string(),
-        }
+        ClientError::Unreachable { url: self.url().to_owned(), reason: innermost.to_string() }
     }
 
     fn nonsense(&self, reason: String) -> ClientError {
@@ -321,7 +315,7 @@ mod tests {
     async fn nobody_there_is_told_apart() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = Client::new(&free.to_string()).unwrap().info().await.unwrap_err();
-        assert!(matches!(error, ClientError::Unreachable { connected: false, .. }), "{error}");
+        assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
         assert!(error.to_string().contains("refused"), "{error}");
     }
 }

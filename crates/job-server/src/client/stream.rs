@@ -64,11 +64,11 @@ impl EventStream {
             }
             match self.read().await {
                 Ok(()) => self.failing_since = None,
-                Err(ClientError::Unreachable { connected, url, reason }) => {
+                Err(ClientError::Unreachable { url, reason }) => {
                     self.connection = None;
                     let since = *self.failing_since.get_or_insert_with(Instant::now);
                     if since.elapsed() + pause > self.patience {
-                        return Err(ClientError::Unreachable { connected, url, reason });
+                        return Err(ClientError::Unreachable { url, reason });
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -100,7 +100,6 @@ impl EventStream {
     /// Reads on until at least something came; connects first where that is needed.
     async fn read(&mut self) -> Result<(), ClientError> {
         let lost = |client: &Client, reason: &str| ClientError::Unreachable {
-            connected: true,
             url: client.url().to_owned(),
             reason: reason.to_owned(),
         };
