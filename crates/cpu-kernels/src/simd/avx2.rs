@@ -9,6 +9,7 @@ impl Vector for Ymm {
     const LANES: usize = 8;
     const PANEL: usize = 2;
     const ROWS: [usize; 5] = [0, 12, 6, 4, 2];
+    const UNROLL: usize = 4;
     const BLOCKING: super::Blocking = super::Blocking { inputs: 256, rows: 96, panels: 16, held_rows: 384, keys: 120 };
 
     #[inline(always)]

@@ -9,6 +9,7 @@ impl Vector for Zmm {
     const LANES: usize = 16;
     const PANEL: usize = 2;
     const ROWS: [usize; 5] = [0, 14, 14, 9, 6];
+    const UNROLL: usize = 1;
     const BLOCKING: super::Blocking = super::Blocking::LARGE;
 
     #[inline(always)]

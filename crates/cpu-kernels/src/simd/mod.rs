@@ -49,6 +49,9 @@ pub(crate) trait Vector: Copy {
     const PANEL: usize;
     /// How many rows a tile of 1, 2, 3 or 4 registers has at most, so that all of its sums stay in registers.
     const ROWS: [usize; 5];
+    /// Inputs in one round of a product's loop. Counting them takes instructions, for which there is no room where registers are
+    /// narrow; where tiles are large, unrolled loops keep so many addresses that they are read back from memory for each input.
+    const UNROLL: usize;
     /// What of a product is held in which cache.
     const BLOCKING: Blocking;
 

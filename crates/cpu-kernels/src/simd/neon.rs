@@ -9,6 +9,7 @@ impl Vector for Quad {
     const LANES: usize = 4;
     const PANEL: usize = 4;
     const ROWS: [usize; 5] = [0, 14, 12, 8, 6];
+    const UNROLL: usize = 4;
     const BLOCKING: super::Blocking = super::Blocking::LARGE;
 
     #[inline(always)]

@@ -18,6 +18,7 @@ impl<const N: usize> Vector for Lanes<N> {
     const LANES: usize = N;
     const PANEL: usize = 2;
     const ROWS: [usize; 5] = [0, 8, 4, 3, 2];
+    const UNROLL: usize = 4;
     const BLOCKING: super::Blocking = super::Blocking::LARGE;
 
     #[inline(always)]

@@ -21,8 +21,6 @@ pub(crate) struct Tile {
     pub(crate) ldc: usize,
 }
 
-/// Inputs in one round of the loop: counting takes as many instructions as it leaves room for.
-const UNROLL: usize = 4;
 /// How many rows of the panel are fetched ahead: far enough for the third cache.
 const PREFETCH_ROWS: usize = 24;
 
@@ -104,14 +102,14 @@ unsafe fn fixed<V: Vector, const M: usize, const N: usize>(t: &Tile) {
             }
         }
         let (mut a, mut b) = (t.a, t.b);
-        for _ in 0..t.k / UNROLL {
-            for u in 0..UNROLL {
+        for _ in 0..t.k / V::UNROLL {
+            for u in 0..V::UNROLL {
                 add_input::<V, M, N>(t, a.add(u), b.add(u * t.ldb), &mut sums);
             }
-            a = a.wrapping_add(UNROLL);
-            b = b.wrapping_add(UNROLL * t.ldb);
+            a = a.wrapping_add(V::UNROLL);
+            b = b.wrapping_add(V::UNROLL * t.ldb);
         }
-        for _ in 0..t.k % UNROLL {
+        for _ in 0..t.k % V::UNROLL {
             add_input::<V, M, N>(t, a, b, &mut sums);
             a = a.wrapping_add(1);
             b = b.wrapping_add(t.ldb);
