@@ -23,8 +23,9 @@ use super::slot::{Job, Slot};
 const BATCH: usize = 512;
 /// How long the others wait for their next token while a prompt is read.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// How long it may take until a lonely prompt notices that nobody wants it any more.
-const ALONE: Duration = Duration::from_secs(1);
+/// How long it may take until a lonely prompt notices that nobody wants it any more. Each batch reads all weights anew, and so a
+/// prompt in small batches takes longer.
+const ALONE: Duration = Duration::from_secs(4);
 /// Fewer tokens at once than this use a processor badly.
 const FEWEST: usize = 32;
 
