@@ -34,49 +34,9 @@ fn measure(c: &mut Criterion, peak: f64, name: &str, operations: usize, mut work
 fn benches(c: &mut Criterion) {
     let peak = cpu_kernels::peak();
     println!("{} threads, peak {:.0} GFLOP/s", rayon::current_num_threads(), peak * 1e-9);
-    for (m, n, k) in [(8192, 320, 320), (2048, 640, 2560), (512, 1280, 1280), (154, 1280, 768)] {
-        let linear = Linear::new(Weight::F32(&random(n * k)), None, n, k, Precision::F32);
-        let (x, mut y) = (random(m * k), vec![0.0; m * n]);
-        measure(c, peak, &format!("linear {m} x {n} x {k}"), 2 * m * n * k, || {
-            linear.forward(&x, m, Activation::None, None, &mut y);
-        });
-    }
-    for (m, inner, k) in [(8192, 1280, 320), (512, 5120, 1280)] {
-        let linear = Linear::new(Weight::F32(&random(2 * inner * k)), None, 2 * inner, k, Precision::F32);
-        let (x, mut y) = (random(m * k), vec![0.0; m * inner]);
-        measure(c, peak, &format!("geglu {m} x {inner} x {k}"), 4 * m * inner * k, || {
-            linear.forward_geglu(&x, m, &mut y);
-        });
-    }
-    for (ci, co, side, stride) in
-        [(320, 320, 64, 1), (640, 640, 32, 1), (1280, 1280, 16, 1), (1280, 1280, 8, 1), (320, 320, 64, 2)]
-    {
-        let weight: Vec<f32> = random(9 * ci * co).iter().map(|w| w * 0.02).collect();
-        let conv = Conv2d::new(
-            Weight::F32(&weight),
-            None,
-            co,
-            ci,
-            (3, 3),
-            stride,
-            [1; 4],
-            ConvAlgorithm::Auto,
-            Precision::F32,
-        );
-        let out = 2 * side * side / (stride * stride);
-        let (x, mut y) = (random(2 * side * side * ci), vec![0.0; out * co]);
-        measure(c, peak, &format!("conv {ci} to {co} at {side}, stride {stride}"), 18 * out * ci * co, || {
-            conv.forward(&x, 2, side, side, Activation::None, None, None, &mut y);
-        });
-    }
-    for (q_len, kv_len, d) in [(4096, 4096, 40), (4096, 77, 40), (1024, 1024, 80), (256, 256, 160)] {
-        let width = 8 * d;
-        let (q, kv, mut y) = (random(2 * q_len * width), random(2 * kv_len * width), vec![0.0; 2 * q_len * width]);
-        let (q, kv) = (Rows::new(&q, width), Rows::new(&kv, width));
-        let scale = (d as f32).powf(-0.5);
-        measure(c, peak, &format!("attention {q_len} x {kv_len} x {d}"), 4 * 16 * q_len * kv_len * d, || {
-            cpu_kernels::attention(q, kv, kv, 2, 8, q_len, kv_len, d, scale, false, Precision::F32, &mut y);
-        });
+    products(c, peak, Precision::F32);
+    if Precision::Bf16.is_available() {
+        products(c, peak, Precision::Bf16);
     }
     let (x, w) = (random(2 * 4096 * 320), random(320));
     let mut y = vec![0.0; x.len()];
@@ -84,6 +44,57 @@ fn benches(c: &mut Criterion) {
     measure(c, f64::INFINITY, "group norm 2 x 4096 x 320, bytes", 12 * x.len(), || {
         cpu_kernels::group_norm(&x, 2, 4096, 320, 32, &w, &w, 1e-5, Activation::Silu, &mut y);
     });
+}
+
+/// What is multiplied, by its share of the peak in `f32`: with `bf16` some machines reach twice that.
+fn products(c: &mut Criterion, peak: f64, precision: Precision) {
+    for (m, n, k) in [(8192, 320, 320), (2048, 640, 2560), (512, 1280, 1280), (154, 1280, 768)] {
+        let linear = Linear::new(Weight::F32(&random(n * k)), None, n, k, precision);
+        let (x, mut y) = (random(m * k), vec![0.0; m * n]);
+        measure(c, peak, &format!("linear {m} x {n} x {k}, {precision:?}"), 2 * m * n * k, || {
+            linear.forward(&x, m, Activation::None, None, &mut y);
+        });
+    }
+    for (m, inner, k) in [(8192, 1280, 320), (512, 5120, 1280)] {
+        let linear = Linear::new(Weight::F32(&random(2 * inner * k)), None, 2 * inner, k, precision);
+        let (x, mut y) = (random(m * k), vec![0.0; m * inner]);
+        measure(c, peak, &format!("geglu {m} x {inner} x {k}, {precision:?}"), 4 * m * inner * k, || {
+            linear.forward_geglu(&x, m, &mut y);
+        });
+    }
+    for (ci, co, side, stride) in
+        [(320, 320, 64, 1), (640, 640, 32, 1), (1280, 1280, 16, 1), (1280, 1280, 8, 1), (320, 320, 64, 2)]
+    {
+        let weight: Vec<f32> = random(9 * ci * co).iter().map(|w| w * 0.02).collect();
+        let conv =
+            Conv2d::new(Weight::F32(&weight), None, co, ci, (3, 3), stride, [1; 4], ConvAlgorithm::Auto, precision);
+        let out = 2 * side * side / (stride * stride);
+        let (x, mut y) = (random(2 * side * side * ci), vec![0.0; out * co]);
+        measure(
+            c,
+            peak,
+            &format!("conv {ci} to {co} at {side}, stride {stride}, {precision:?}"),
+            18 * out * ci * co,
+            || {
+                conv.forward(&x, 2, side, side, Activation::None, None, None, &mut y);
+            },
+        );
+    }
+    for (q_len, kv_len, d) in [(4096, 4096, 40), (4096, 77, 40), (1024, 1024, 80), (256, 256, 160)] {
+        let width = 8 * d;
+        let (q, kv, mut y) = (random(2 * q_len * width), random(2 * kv_len * width), vec![0.0; 2 * q_len * width]);
+        let (q, kv) = (Rows::new(&q, width), Rows::new(&kv, width));
+        let scale = (d as f32).powf(-0.5);
+        measure(
+            c,
+            peak,
+            &format!("attention {q_len} x {kv_len} x {d}, {precision:?}"),
+            4 * 16 * q_len * kv_len * d,
+            || {
+                cpu_kernels::attention(q, kv, kv, 2, 8, q_len, kv_len, d, scale, false, precision, &mut y);
+            },
+        );
+    }
 }
 
 criterion_group!(kernels, benches);
