@@ -153,7 +153,19 @@ mod tests {
     /// A process that sleeps, with a worker's id in its command line.
     fn sleeper(id: &str) -> Child {
         // A second command keeps the shell from becoming the first one.
-        Command::new("sh").args(["-c", "sleep 60; true", id]).spawn().unwrap()
+        let child = Command::new("sh").args(["-c", "sleep 60; true", id]).spawn().unwrap();
+        // For a moment after it was started it has no command line yet.
+        let pid = Pid::from_u32(child.id());
+        let mut system = System::new().unwrap();
+        loop {
+            let what = ProcessRefreshKind::nothing().with_cmd(UpdateKind::Always);
+            system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what);
+            if system.process(pid).is_some_and(|process| process.cmd().iter().any(|part| part.to_string_lossy() == id))
+            {
+                return child;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]
