@@ -32,30 +32,31 @@ const STEPS: usize = 8;
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn multiply(m: &Multiply) {
     assert!(m.terms == Terms::One, "three products are no gain here, and nobody asks for them");
-    let rows = m.row_tiles * ROW_TILE;
+    let rows = m.rows.next_multiple_of(ROWS);
+    debug_assert!(m.rows <= m.row_tiles * ROW_TILE && m.inputs.div_ceil(STEP) == m.steps);
     if m.steps == 0 && !m.accumulate {
         // SAFETY: c has these rows.
         unsafe { m.c.write_bytes(0, rows * PANEL_COLUMNS) };
     }
     for first in (0..m.steps).step_by(STEPS) {
-        let steps = STEPS.min(m.steps - first);
+        let inputs = (m.inputs - first * STEP).min(STEPS * STEP);
         for row in (0..rows).step_by(ROWS) {
             let tile = row / ROW_TILE * m.a_second + row % ROW_TILE * m.a_row;
             // SAFETY: the rows and steps lie within what the caller promises.
             unsafe {
                 let a = m.a.byte_add(tile + first * m.a_step);
                 let b = m.b.add(first * PANEL_COLUMNS * STEP);
-                rows_of_sums(m, a, b, steps, m.c.add(row * PANEL_COLUMNS), m.accumulate || first > 0);
+                rows_of_sums(m, a, b, inputs, m.c.add(row * PANEL_COLUMNS), m.accumulate || first > 0);
             }
         }
     }
 }
 
 /// # Safety
-/// As [`multiply`], for `steps` steps of eight rows from `a`, `b` and `c` on.
+/// As [`multiply`], for so many inputs of eight rows from `a`, `b` and `c` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn rows_of_sums(m: &Multiply, a: *const u16, b: *const u16, steps: usize, c: *mut f32, accumulate: bool) {
+unsafe fn rows_of_sums(m: &Multiply, a: *const u16, b: *const u16, inputs: usize, c: *mut f32, accumulate: bool) {
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
     // SAFETY: the caller's promise; a pair of inputs is two numbers of a row of `a`, and 64 of `b`.
     unsafe {
@@ -66,10 +67,10 @@ unsafe fn rows_of_sums(m: &Multiply, a: *const u16, b: *const u16, steps: usize,
                 }
             }
         }
-        for step in 0..steps {
+        for step in 0..inputs.div_ceil(STEP) {
             let a = a.byte_add(step * m.a_step);
             let b = b.add(step * PANEL_COLUMNS * STEP);
-            for pair in 0..STEP / 2 {
+            for pair in 0..STEP.min(inputs - step * STEP).div_ceil(2) {
                 let load = |at: usize| bits(_mm512_loadu_si512(b.add(at).cast()));
                 let columns = [load(2 * pair * PANEL_COLUMNS), load(2 * pair * PANEL_COLUMNS + STEP)];
                 for i in 0..ROWS {

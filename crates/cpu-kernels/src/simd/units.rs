@@ -45,6 +45,10 @@ pub(crate) struct Pair {
 pub(crate) struct Multiply {
     /// Rows of tiles, 1 or 2.
     pub(crate) row_tiles: usize,
+    /// Rows of those that are wanted, and inputs of the steps that are no padding. A unit whose products are smaller than tiles
+    /// leaves the others out.
+    pub(crate) rows: usize,
+    pub(crate) inputs: usize,
     /// The tiles of the first 16 rows, high terms.
     pub(crate) a: *const u16,
     /// In bytes: from there to the tiles of the second 16 rows, to the low terms, to the next row and to the next step.

@@ -230,6 +230,8 @@ impl Head<'_> {
             let keys = &keys[(first / STRIP_ROWS + strip) * steps * TILE..][..steps * TILE];
             let multiply = Multiply {
                 row_tiles: 2,
+                rows: STRIP_ROWS.min(count - strip * STRIP_ROWS),
+                inputs: self.inputs(),
                 a: keys.as_ptr().cast(),
                 a_second: steps * TILE_BYTES,
                 a_low: 0,
@@ -274,6 +276,8 @@ impl Head<'_> {
             let values = &values[(tile * row + first / STEP * terms * TILE) / 2..];
             let multiply = Multiply {
                 row_tiles,
+                rows: (self.call.head_dim - tile * ROW_TILE).min(row_tiles * ROW_TILE),
+                inputs: count,
                 a: values.as_ptr().cast(),
                 a_second: row * size_of::<u16>(),
                 a_low: TILE_BYTES,

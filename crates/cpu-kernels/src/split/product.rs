@@ -130,6 +130,8 @@ impl<S: RowSource> Call<'_, S> {
                     for part in 0..parts {
                         let multiply = Multiply {
                             row_tiles: 2,
+                            rows: STRIP_ROWS.min(self.rows - strip * STRIP_ROWS),
+                            inputs: ((steps.end * STEP).min(b.k)).saturating_sub(steps.start * STEP),
                             a: left[i * strip_elements(steps.len()) / 2..].as_ptr().cast(),
                             a_second: steps.len() * terms * TILE_BYTES,
                             a_low: TILE_BYTES,
