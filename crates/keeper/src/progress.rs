@@ -155,11 +155,12 @@ fn spinner() -> ProgressStyle {
     template("{spinner} {msg}")
 }
 
-/// On a narrow terminal the bar shrinks first, then the line is cut.
+/// Short of most terminals' width: behind the line is room for the `^C` that a terminal writes there. Where it wrapped, the line
+/// before it would stay.
 fn counting(phase: Phase) -> ProgressStyle {
     match phase {
-        Phase::Downloading => template("{spinner} {prefix} {wide_bar} {bytes}/{total_bytes} {msg}"),
-        _ => template("{spinner} {prefix} {wide_bar} {pos}/{len} {msg}"),
+        Phase::Downloading => template("{spinner} {prefix} {bar:32} {bytes}/{total_bytes} {msg}"),
+        _ => template("{spinner} {prefix} {bar:32} {pos}/{len} {msg}"),
     }
 }
 
