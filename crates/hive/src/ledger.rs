@@ -157,15 +157,15 @@ mod tests {
         // For a moment after it was started it has no command line yet.
         let pid = Pid::from_u32(child.id());
         let mut system = System::new().unwrap();
-        loop {
+        let mut is_shown = || {
             let what = ProcessRefreshKind::nothing().with_cmd(UpdateKind::Always);
             system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what);
-            if system.process(pid).is_some_and(|process| process.cmd().iter().any(|part| part.to_string_lossy() == id))
-            {
-                return child;
-            }
+            system.process(pid).is_some_and(|process| process.cmd().iter().any(|part| part.to_string_lossy() == id))
+        };
+        while !is_shown() {
             std::thread::sleep(Duration::from_millis(1));
         }
+        child
     }
 
     #[test]
