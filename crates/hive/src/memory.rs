@@ -27,16 +27,17 @@ impl Hive {
     /// Bytes that such a worker holds at its peak: what was seen before, or else what its program has said, or else an
     /// estimate from its files.
     pub(crate) fn foreseen(&self, spec: &WorkerSpec) -> u64 {
-        let (kind, model) = (spec.serves, spec.model.as_str().to_owned());
-        let seen = lock(&self.shared.measured).get(&(kind, model)).copied();
-        let seen = seen.or_else(|| lock(&self.shared.estimated).get(&estimated_as(spec)).copied());
-        seen.unwrap_or_else(|| estimate(kind, weight_bytes(spec.model.files())))
+        self.known(spec).unwrap_or_else(|| estimate(spec.serves, weight_bytes(spec.model.files())))
     }
 
-    /// As [`Hive::foreseen`], after the program of the worker was asked, once, where nothing was seen yet.
+    fn known(&self, spec: &WorkerSpec) -> Option<u64> {
+        let seen = lock(&self.shared.measured).get(&(spec.serves, spec.model.as_str().to_owned())).copied();
+        seen.or_else(|| lock(&self.shared.estimated).get(&estimated_as(spec)).copied())
+    }
+
+    /// As [`Hive::foreseen`], after the program of the worker was asked, once, where nothing is known yet.
     pub(crate) async fn foresee(&self, spec: &WorkerSpec) -> u64 {
-        let measured = lock(&self.shared.measured).contains_key(&(spec.serves, spec.model.as_str().to_owned()));
-        if !measured && !lock(&self.shared.estimated).contains_key(&estimated_as(spec)) {
+        if self.known(spec).is_none() {
             match self.ask_program(spec).await {
                 Ok(bytes) => {
                     tracing::info!("a worker for {} is foreseen to hold {} MiB", spec.model, bytes >> 20);

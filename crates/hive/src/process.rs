@@ -95,23 +95,13 @@ fn command(
     program: &WorkerProgram,
     callback: Option<&Callback>,
 ) -> io::Result<Command> {
-    let mut command = Command::new(&program.program);
-    command.args(&program.arguments).args(["--worker-id", &worker.id]);
+    let mut command = begun(spec, program);
+    command.args(["--worker-id", &worker.id]);
     if let Some(callback) = callback {
         command.args(["--callback-url", &callback.url]);
     }
-    if let Some(files) = spec.model.files() {
-        command.arg("--model").arg(files);
-    }
-    if spec.device != 0 {
-        command.args(["--device", &spec.device.to_string()]);
-    }
     if let Some(port) = spec.port {
         command.args(["--port", &port.to_string()]);
-    }
-    command.args(&spec.flags);
-    for variable in NOT_INHERITED {
-        command.env_remove(variable);
     }
     // Not among the arguments, which everybody on the machine can read.
     if let Some(key) = callback.and_then(|callback| callback.key.as_ref()) {
@@ -125,17 +115,27 @@ fn command(
     // Ctrl-C in a terminal goes to its whole process group; workers are stopped by their hive, in its order.
     #[cfg(unix)]
     command.process_group(0);
-    command.stdin(Stdio::null()).kill_on_drop(true);
     Ok(command)
 }
 
 /// Its program, asked what a worker would take of memory.
 pub(crate) fn estimating(spec: &WorkerSpec, program: &WorkerProgram) -> Command {
+    let mut command = begun(spec, program);
+    command.arg("--estimate");
+    command
+}
+
+/// What every call of a worker's program has.
+fn begun(spec: &WorkerSpec, program: &WorkerProgram) -> Command {
     let mut command = Command::new(&program.program);
-    command.args(&program.arguments).arg("--estimate").args(&spec.flags);
+    command.args(&program.arguments);
     if let Some(files) = spec.model.files() {
         command.arg("--model").arg(files);
     }
+    if spec.device != 0 {
+        command.args(["--device", &spec.device.to_string()]);
+    }
+    command.args(&spec.flags);
     for variable in NOT_INHERITED {
         command.env_remove(variable);
     }

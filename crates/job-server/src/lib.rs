@@ -35,6 +35,6 @@ pub use openapi::openapi;
 pub use registry::{JobRegistry, RegistryLimits};
 pub use routes::{JobServer, router, router_with};
 pub use serve::{DRAIN, serve, stop_signal};
-pub use span::job_span;
+pub use span::{job_span, log};
 pub use stream::EventStream;
 pub use tokio_util::sync::CancellationToken;

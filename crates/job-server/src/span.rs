@@ -4,6 +4,7 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
+use operations_contract::Level;
 use tracing::{Instrument as _, Span};
 
 /// The id under which whoever asks knows the job that he asks for: a hive hands on the queen's, so that the log of a worker
@@ -13,6 +14,16 @@ pub(crate) const JOB_HEADER: HeaderName = HeaderName::from_static("x-rbee-job");
 /// The span of a job. It is of the highest level, so that a log that shows only warnings says whose they are.
 pub fn job_span(id: &str) -> Span {
     tracing::error_span!("job", id)
+}
+
+/// Writes into the log what is narrated to a job.
+pub fn log(level: Level, message: &str) {
+    match level {
+        Level::Debug => tracing::debug!("{message}"),
+        Level::Info => tracing::info!("{message}"),
+        Level::Warn => tracing::warn!("{message}"),
+        Level::Error => tracing::error!("{message}"),
+    }
 }
 
 pub(crate) async fn in_span(request: Request, next: Next) -> Response {

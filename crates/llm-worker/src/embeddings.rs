@@ -115,7 +115,13 @@ async fn compute(state: &AppState, embedding: Embedding) -> Result<Vec<Vec<f32>>
     // Whoever goes away drops this, and with it the wish.
     let _gone = cancel.clone().drop_guard();
     let request = LlmRequest::Embed(embedding);
-    state.queue.add_request(GenerationRequest { request, priority: Priority::default(), cancel, response_tx })?;
+    state.queue.add_request(GenerationRequest {
+        request,
+        priority: Priority::default(),
+        span: tracing::Span::current(),
+        cancel,
+        response_tx,
+    })?;
     loop {
         match responses.recv().await {
             Some(GenerationResponse::Complete(Outcome::Result(vectors))) => {

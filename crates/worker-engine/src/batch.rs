@@ -129,8 +129,7 @@ fn serve<M: BatchModel>(
                 receiver.next_waiting()
             };
             let (Some(request), Some(ticket)) = (next, tickets.next()) else { break };
-            let GenerationRequest { request, cancel, response_tx, .. } = request;
-            let span = receiver.span().clone();
+            let GenerationRequest { request, span, cancel, response_tx, .. } = request;
             let _in_span = span.enter();
             let _ = response_tx.send(GenerationResponse::Started);
             let events = Events::new(response_tx.clone());

@@ -55,7 +55,7 @@ impl<P: InferencePipeline + 'static> GenerationEngine<P> {
             // A panic in here comes again in a request, where somebody is told of it.
             while self.receiver.is_idle() && catch_unwind(AssertUnwindSafe(|| loaded.prepare())).unwrap_or(false) {}
             let Some(request) = self.receiver.next_request() else { return };
-            let span = self.receiver.span().clone();
+            let span = request.span.clone();
             if !span.in_scope(|| answer(loaded, request)) {
                 self.receiver.status.send_replace(EngineStatus::Loading);
                 // What a panic has left of it may panic again.

@@ -134,12 +134,7 @@ impl Events {
     /// Something worth telling, here and in the log.
     pub fn narrate(&self, level: Level, message: impl Into<String>) {
         let message = message.into();
-        match level {
-            Level::Debug => tracing::debug!("{message}"),
-            Level::Info => tracing::info!("{message}"),
-            Level::Warn => tracing::warn!("{message}"),
-            Level::Error => tracing::error!("{message}"),
-        }
+        job_server::log(level, &message);
         self.send(GenerationResponse::Narration { level, message });
     }
 

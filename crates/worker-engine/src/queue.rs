@@ -13,6 +13,8 @@ pub struct GenerationRequest<R> {
     pub request: R,
     /// Which of those that wait comes first.
     pub priority: Priority,
+    /// In which it was asked, and in which it is answered.
+    pub span: Span,
     /// Set when nobody wants it any more.
     pub cancel: CancellationToken,
     /// Where the answers go. Dropping it without a last one tells the waiter that there is none to come.
@@ -85,7 +87,7 @@ impl LoadReporter {
 /// registry's permits, so that what was accepted never waits for room.
 #[derive(Debug)]
 pub struct RequestQueue<R> {
-    sender: mpsc::UnboundedSender<Asked<R>>,
+    sender: mpsc::UnboundedSender<GenerationRequest<R>>,
     waiting: Waiting,
     status: watch::Receiver<EngineStatus>,
 }
@@ -93,19 +95,15 @@ pub struct RequestQueue<R> {
 /// The way out: owned by the engine.
 #[derive(Debug)]
 pub struct RequestReceiver<R> {
-    receiver: mpsc::UnboundedReceiver<Asked<R>>,
+    receiver: mpsc::UnboundedReceiver<GenerationRequest<R>>,
     pending: Pending<R>,
-    span: Span,
     waiting: Waiting,
     pub(crate) status: watch::Sender<EngineStatus>,
 }
 
 /// What waits, in the order in which it will run. Plain data without synchronisation of its own.
 #[derive(Debug)]
-struct Pending<R>(VecDeque<Asked<R>>);
-
-/// A request, and in which span it was asked.
-type Asked<R> = (Span, GenerationRequest<R>);
+struct Pending<R>(VecDeque<GenerationRequest<R>>);
 
 /// What waits as the way in sees it, to tell a newcomer its position.
 #[derive(Debug, Clone, Default)]
@@ -124,7 +122,7 @@ impl<R> RequestQueue<R> {
         let (status, status_seen) = watch::channel(EngineStatus::Loading);
         let waiting = Waiting::default();
         let queue = Self { sender, waiting: waiting.clone(), status: status_seen };
-        (queue, RequestReceiver { receiver, pending: Pending(VecDeque::new()), span: Span::none(), waiting, status })
+        (queue, RequestReceiver { receiver, pending: Pending(VecDeque::new()), waiting, status })
     }
 
     /// Adds a request, and returns its position: 1 is the next one to run.
@@ -134,7 +132,7 @@ impl<R> RequestQueue<R> {
     pub fn add_request(&self, request: GenerationRequest<R>) -> Result<u64, ApiError> {
         self.admits()?;
         let position = self.waiting.enter(request.priority, &request.cancel);
-        self.sender.send((Span::current(), request)).map_err(|_| stopped())?;
+        self.sender.send(request).map_err(|_| stopped())?;
         Ok(position)
     }
 
@@ -183,11 +181,6 @@ impl<R> RequestReceiver<R> {
         LoadReporter(self.status.clone())
     }
 
-    /// The span in which the request was asked that was given out last.
-    pub(crate) fn span(&self) -> &Span {
-        &self.span
-    }
-
     /// Whether nobody waits, and somebody may come.
     pub(crate) fn is_idle(&self) -> bool {
         self.pending.0.is_empty() && self.receiver.is_empty() && !self.receiver.is_closed()
@@ -200,25 +193,24 @@ impl<R> RequestReceiver<R> {
             if let Some(request) = self.next_waiting() {
                 return Some(request);
             }
-            let asked = self.receiver.blocking_recv()?;
-            self.pending.insert(asked);
+            let request = self.receiver.blocking_recv()?;
+            self.pending.insert(request);
         }
     }
 
     /// The next request to run, if one waits.
     pub fn next_waiting(&mut self) -> Option<GenerationRequest<R>> {
-        while let Ok(asked) = self.receiver.try_recv() {
-            self.pending.insert(asked);
+        while let Ok(request) = self.receiver.try_recv() {
+            self.pending.insert(request);
         }
         loop {
-            let (span, request) = self.pending.0.pop_front()?;
+            let request = self.pending.0.pop_front()?;
             self.waiting.leave(request.priority, &request.cancel);
             if request.cancel.is_cancelled() {
                 let _ = request.response_tx.send(GenerationResponse::Cancelled);
                 continue;
             }
             self.pending.tell_positions();
-            self.span = span;
             return Some(request);
         }
     }
@@ -226,13 +218,13 @@ impl<R> RequestReceiver<R> {
 
 impl<R> Pending<R> {
     /// Behind all that are as urgent.
-    fn insert(&mut self, asked: Asked<R>) {
-        let place = self.0.partition_point(|(_, waiting)| waiting.priority >= asked.1.priority);
-        self.0.insert(place, asked);
+    fn insert(&mut self, request: GenerationRequest<R>) {
+        let place = self.0.partition_point(|waiting| waiting.priority >= request.priority);
+        self.0.insert(place, request);
     }
 
     fn tell_positions(&self) {
-        let waiting = self.0.iter().map(|(_, request)| request).filter(|request| !request.cancel.is_cancelled());
+        let waiting = self.0.iter().filter(|request| !request.cancel.is_cancelled());
         for (position, request) in (1..).zip(waiting) {
             let _ = request.response_tx.send(GenerationResponse::Queued(position));
         }

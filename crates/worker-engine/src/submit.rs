@@ -30,9 +30,9 @@ pub fn submit<R: Send + 'static>(
     // A hive brings the span of the queen's job, whoever asks this worker himself gets one of its own.
     let span = Some(Span::current()).filter(|span| !span.is_none()).unwrap_or_else(|| job_span(&response.job_id));
     let _in_span = span.enter();
+    let (span, cancel) = (span.clone(), job.cancellation());
     let (response_tx, responses) = mpsc::unbounded_channel();
-    let position =
-        queue.add_request(GenerationRequest { request, priority, cancel: job.cancellation(), response_tx })?;
+    let position = queue.add_request(GenerationRequest { request, priority, span, cancel, response_tx })?;
     job.queued(position);
     tracing::info!(here = response.job_id, position, "{} waits", operation.name());
     let mut status = queue.statuses();

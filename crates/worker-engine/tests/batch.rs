@@ -89,8 +89,13 @@ type Responses = mpsc::UnboundedReceiver<GenerationResponse>;
 fn ask(queue: &RequestQueue<u64>, asked: u64) -> (Responses, CancellationToken) {
     let (response_tx, responses) = mpsc::unbounded_channel();
     let cancel = CancellationToken::new();
-    let request =
-        GenerationRequest { request: asked, priority: Priority::default(), cancel: cancel.clone(), response_tx };
+    let request = GenerationRequest {
+        request: asked,
+        priority: Priority::default(),
+        span: tracing::Span::none(),
+        cancel: cancel.clone(),
+        response_tx,
+    };
     queue.add_request(request).unwrap();
     (responses, cancel)
 }

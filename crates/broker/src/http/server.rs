@@ -106,13 +106,14 @@ impl Queen {
         }
     }
 
-    /// A hive is who it says if its token is the one that came with that name first.
-    async fn is_its_own(&self, key: &KeyId, hive_id: &str) -> Result<(), BrokerError> {
+    /// A hive is who it says if its token is the one that came with that name first. Whether one has come yet.
+    async fn is_its_own(&self, key: &KeyId, hive_id: &str) -> Result<bool, BrokerError> {
         let reserved = self.0.reserved.iter().any(|id| id == hive_id);
-        if reserved || self.0.broker.hive_owner(hive_id).await?.is_some_and(|owner| owner != *key) {
+        let owner = self.0.broker.hive_owner(hive_id).await?;
+        if reserved || owner.as_ref().is_some_and(|owner| owner != key) {
             return Err(BrokerError::NotIts { hive_id: hive_id.to_owned() });
         }
-        Ok(())
+        Ok(owner.is_some())
     }
 }
 
@@ -121,8 +122,10 @@ type Key = Extension<KeyId>;
 async fn enlist(State(queen): State<Queen>, key: Key, Body(call): Body<Enlist>) -> Result<StatusCode, Refused> {
     let hive_id = call.hive.hive_id.clone();
     check_id(&hive_id)?;
-    queen.is_its_own(&key, &hive_id).await?;
-    queen.0.broker.bind_hive(&hive_id, &key).await?;
+    // A hive enlists every few seconds, and binding is synced.
+    if !queen.is_its_own(&key, &hive_id).await? {
+        queen.0.broker.bind_hive(&hive_id, &key).await?;
+    }
     queen.0.broker.enlist(call.hive, Duration::from_millis(call.ttl_ms)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

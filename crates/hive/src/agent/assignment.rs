@@ -102,12 +102,7 @@ impl Assignment {
     /// Something worth telling, in the job's stream and in the log.
     pub fn narrate(&self, level: Level, target: &str, message: impl Into<String>) {
         let message = message.into();
-        claim_span(self.claim()).in_scope(|| match level {
-            Level::Debug => tracing::debug!("{message}"),
-            Level::Info => tracing::info!("{message}"),
-            Level::Warn => tracing::warn!("{message}"),
-            Level::Error => tracing::error!("{message}"),
-        });
+        claim_span(self.claim()).in_scope(|| job_server::log(level, &message));
         self.tell(JobEvent::Narration { level, target: target.to_owned(), message });
     }
 

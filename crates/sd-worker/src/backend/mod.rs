@@ -57,7 +57,16 @@ pub(crate) mod tests {
     pub(crate) fn request(operation: SdWorkerOperation) -> (GenerationRequest, UnboundedReceiver<GenerationResponse>) {
         let (response_tx, responses) = tokio::sync::mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
-        (GenerationRequest { request: operation, priority: Priority::default(), cancel, response_tx }, responses)
+        (
+            GenerationRequest {
+                request: operation,
+                priority: Priority::default(),
+                span: tracing::Span::none(),
+                cancel,
+                response_tx,
+            },
+            responses,
+        )
     }
 
     /// The denoising steps that were told, and the last answer.
