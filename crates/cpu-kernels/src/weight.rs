@@ -72,4 +72,11 @@ impl Precision {
             Precision::Bf16 => isa::kernels().unit(self).is_some(),
         }
     }
+
+    /// The precision to compute in where this one is exact enough: single, where the processor has this one but multiplies in it
+    /// more slowly.
+    pub fn fastest(self) -> Precision {
+        let slower = isa::kernels().unit(self).is_some_and(|unit| !(unit.pays)());
+        if slower { Precision::F32 } else { self }
+    }
 }

@@ -47,7 +47,7 @@ fn main() -> Result<()> {
             "--precision" => {
                 options.precision = match arguments.next().as_deref() {
                     Some("f32") => Precision::F32,
-                    Some("bf16") => Precision::Bf16,
+                    Some("bf16") => Precision::Bf16.fastest(),
                     other => return Err(format!("--precision {other:?}: give f32 or bf16").into()),
                 }
             }

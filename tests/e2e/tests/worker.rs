@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Foreground, House, events, eventually, free_port, names, quick, signal, slow};
+use cpu_kernels::Precision;
 use job_server::client::Client;
 use operations_contract::{Completion, ErrorCode, JobEvent};
 use rustix::process::Signal;
@@ -76,6 +77,20 @@ fn a_flag_that_cannot_be_followed_is_refused_with_the_reason_and_so_is_its_varia
         let said = last_words(worker(&house, &[], &[(variable, "maybe")]));
         assert!(said.contains("not a boolean"), "{variable}: {said}");
     }
+}
+
+/// What is said is what is computed in: `f32` too where that is faster. A processor without it refuses.
+#[test]
+fn bf16_is_used_where_it_is_faster() {
+    let house = House::new();
+    if !Precision::Bf16.is_available() {
+        refused(&house, "--precision", Some("bf16"), "it cannot multiply in bf16");
+        return;
+    }
+    let (_process, client) = serving(&house, &["--precision", "bf16"], &[]);
+    let info = tokio::runtime::Runtime::new().unwrap().block_on(client.info()).unwrap();
+    let expected = if Precision::Bf16.fastest() == Precision::Bf16 { "bf16" } else { "f32" };
+    assert_eq!(info.precision.as_deref(), Some(expected));
 }
 
 #[test]

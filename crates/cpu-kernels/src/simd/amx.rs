@@ -14,7 +14,7 @@ use crate::split::{TILE_BYTES, Terms};
 /// AVX-512's kernels beside the matrix unit.
 pub(crate) static KERNELS: Kernels = Kernels { unit: Some(&UNIT), ..super::avx512::KERNELS };
 
-static UNIT: Unit = Unit { multiplies_f32: true, configure, release, split, pair, widen_f16, multiply };
+static UNIT: Unit = Unit { multiplies_f32: true, pays: || true, configure, release, split, pair, widen_f16, multiply };
 
 /// Whether the processor has tiles and the system lets this process use them.
 pub(crate) fn available() -> bool {

@@ -11,10 +11,26 @@ pub(crate) static AMX: Kernels = Kernels { unit: Some(&TILES), ..scalar::wide::K
 /// As AVX-512 with BF16: the unit is for the lower precision alone.
 pub(crate) static DOTS: Kernels = Kernels { unit: Some(&PAIRS), ..scalar::wide::KERNELS };
 
-static TILES: Unit =
-    Unit { multiplies_f32: true, configure: nothing, release: nothing, split, pair, widen_f16, multiply };
-static PAIRS: Unit =
-    Unit { multiplies_f32: false, configure: nothing, release: nothing, split, pair, widen_f16, multiply };
+static TILES: Unit = Unit {
+    multiplies_f32: true,
+    pays: || true,
+    configure: nothing,
+    release: nothing,
+    split,
+    pair,
+    widen_f16,
+    multiply,
+};
+static PAIRS: Unit = Unit {
+    multiplies_f32: false,
+    pays: || true,
+    configure: nothing,
+    release: nothing,
+    split,
+    pair,
+    widen_f16,
+    multiply,
+};
 
 /// Elements of one term of a tile, and of a panel.
 const TILE: usize = TILE_BYTES / size_of::<u16>();

@@ -5,6 +5,8 @@ use crate::split::Terms;
 pub(crate) struct Unit {
     /// Whether three of its products, which make one of `f32`, are faster than a product of `f32` on registers.
     pub(crate) multiplies_f32: bool,
+    /// Whether a product of `bf16` is faster on this unit than one of `f32` on registers.
+    pub(crate) pays: fn() -> bool,
     /// Called on a thread before its first product.
     pub(crate) configure: unsafe fn(),
     /// Called on it after its last.
