@@ -96,7 +96,9 @@ class Worker(Server):
     def __init__(self, args, parallel):
         context = max(args.prompt, SHORT + FEW + args.written) + 64
         command = [args.worker, "--model", args.model, "--threads", args.threads, "--slots", parallel, "--context", context, "--port", 0]
-        self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+        # As a hive starts it.
+        environment = {"GOMP_SPINCOUNT": "20000"} | os.environ
+        self.process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if found := re.search(r"listens on (http://\S+)", line):
                 super().__init__(found.group(1))

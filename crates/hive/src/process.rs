@@ -27,6 +27,9 @@ const NOT_INHERITED: [&str; 11] = [
     "RBEE_CALLBACK_KEY",
     "RBEE_DEVICE",
 ];
+/// How often a thread of OpenMP, on which llama.cpp computes, looks for work before it sleeps. By default that is so often that it
+/// keeps a core from those who pass on what was computed; this bridges the moment between two tokens.
+const SPIN: (&str, &str) = ("GOMP_SPINCOUNT", "20000");
 /// A worker drains for ten seconds; what lives longer than that is killed.
 const GRACE: Duration = Duration::from_secs(12);
 /// Reading the largest models from a slow disk takes minutes; what takes longer hangs.
@@ -138,6 +141,9 @@ fn begun(spec: &WorkerSpec, program: &WorkerProgram) -> Command {
     command.args(&spec.flags);
     for variable in NOT_INHERITED {
         command.env_remove(variable);
+    }
+    if std::env::var_os(SPIN.0).is_none() {
+        command.env(SPIN.0, SPIN.1);
     }
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
