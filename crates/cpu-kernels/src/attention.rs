@@ -265,6 +265,7 @@ impl Shape {
                         ld_addend: width,
                         c,
                         ldc: width,
+                        ahead: None,
                     };
                     // SAFETY: below, a has `rows` rows of k floats, b k rows of `width`, c `rows` rows of `width`.
                     unsafe { strip.multiply(kernels) };

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::Activation;
 use crate::buffer::{Shared, scratch};
 use crate::pack::Packed;
-use crate::simd::{Kernels, MAX_LANES, MAX_ROWS, Tile};
+use crate::simd::{Ahead, Kernels, MAX_LANES, MAX_ROWS, Tile};
 
 /// Multiplications below which waking another thread costs more than it saves: some microseconds' worth.
 pub(crate) const SMALL_WORK: usize = 1 << 18;
@@ -24,6 +24,12 @@ const MAX_PANEL: usize = 4 * MAX_LANES;
 pub(crate) unsafe trait RowSource: Sync {
     /// Floats of working memory that a block of `rows` by `kc` needs.
     fn scratch_len(&self, rows: usize, kc: usize) -> usize;
+
+    /// Where input `k0` of row `row` is read from and how far it is to the next row, where a formula tells.
+    fn place(&self, row: usize, k0: usize) -> Option<(*const f32, usize)> {
+        let _ = (row, k0);
+        None
+    }
 
     /// Inputs `k0 .. k0 + kc` of rows `row .. row + rows`, and the stride between rows.
     ///
@@ -49,6 +55,10 @@ impl Strided<'_> {
 unsafe impl RowSource for Strided<'_> {
     fn scratch_len(&self, rows: usize, kc: usize) -> usize {
         if self.collides() { rows * padded(kc) } else { 0 }
+    }
+
+    fn place(&self, row: usize, k0: usize) -> Option<(*const f32, usize)> {
+        Some((self.data[row * self.stride + k0..].as_ptr(), self.stride))
     }
 
     unsafe fn block(&self, row: usize, rows: usize, k0: usize, kc: usize, scratch: *mut f32) -> (*const f32, usize) {
@@ -143,6 +153,11 @@ pub(crate) fn share_out(count: usize, task: impl Fn(usize) + Send + Sync) {
     }
 }
 
+/// Part `i` of `count` of a range.
+fn share(range: Range<usize>, count: usize, i: usize) -> Range<usize> {
+    range.start + range.len() * i / count..range.start + range.len() * (i + 1) / count
+}
+
 /// A range cut into parts of `len`, the last of them shorter.
 fn parts(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
@@ -203,14 +218,25 @@ impl<S: RowSource> Product<'_, S> {
                         unsafe { b.widen(p, k0, kc, wide[i * kc * width..].as_mut_ptr()) };
                     }
                 }
-                for block in blocks.clone() {
+                let place = |block: usize| {
                     let (image, part) = (block / self.rows.count, self.rows.range(block % self.rows.count));
+                    (image, image * self.rows.len + part.start..image * self.rows.len + part.end)
+                };
+                for block in blocks.clone() {
+                    let (image, part) = place(block);
+                    let following = if block + 1 < blocks.end {
+                        Some((place(block + 1).1, k0))
+                    } else if step + 1 < inputs.count {
+                        Some((place(blocks.start).1, inputs.range(step + 1).start))
+                    } else {
+                        None
+                    };
                     let bias = if self.out.bias.len() == padded_n {
                         self.out.bias
                     } else {
                         &self.out.bias[image * padded_n..]
                     };
-                    let row = image * self.rows.len + part.start;
+                    let row = part.start;
                     // SAFETY: the block lies within the source, whose size the caller of `gemm` made sure of.
                     let (a, lda) = unsafe { self.source.block(row, part.len(), k0, kc, gathered.as_mut_ptr()) };
                     for (i, p) in group.clone().enumerate() {
@@ -242,6 +268,12 @@ impl<S: RowSource> Product<'_, S> {
                                 ld_addend: b.n,
                                 c,
                                 ldc: b.n,
+                                ahead: following.clone().and_then(|(rows, k0)| {
+                                    let rows = share(rows, group.len(), i);
+                                    let (from, stride) = self.source.place(rows.start, k0)?;
+                                    let tiles = part.len().div_ceil(kernels.rows[kernels.panel_vectors]);
+                                    Some(Ahead::rows(from, stride, rows.len().div_ceil(tiles)))
+                                }),
                             };
                             strip.multiply(kernels);
                             if last && !linear {
@@ -270,6 +302,8 @@ pub(crate) struct Strip {
     pub(crate) ld_addend: usize,
     pub(crate) c: *mut f32,
     pub(crate) ldc: usize,
+    /// What is fetched meanwhile; the panel itself where nothing is said.
+    pub(crate) ahead: Option<Ahead>,
 }
 
 impl Strip {
@@ -291,6 +325,7 @@ impl Strip {
             ld_addend: self.ld_addend,
             c: self.c,
             ldc: self.ldc,
+            ahead: self.ahead.unwrap_or_else(|| Ahead::panel(self.b, self.ldb)),
         };
         if self.cols == vectors * kernels.lanes {
             // SAFETY: the caller's promise.
@@ -305,6 +340,7 @@ impl Strip {
                 tile.a = self.a.add(first * self.lda);
                 tile.addend = self.addend.wrapping_add(if self.addend.is_null() { 0 } else { first * self.ld_addend });
                 tile.c = self.c.add(first * self.ldc);
+                tile.ahead.from = tile.ahead.from.wrapping_add(first / kernels.rows[vectors] * tile.ahead.tile);
                 self.multiply_ragged(kernels, tile);
             }
         }

@@ -122,18 +122,19 @@ impl Linear {
         pairs: std::ops::Range<usize>,
         y: Shared,
     ) {
-        /// Pairs of panels whose weights stay in the second cache together.
-        const GROUP: usize = 3;
         let (kernels, width) = (packed.kernels, packed.kernels.panel());
         let (k, inner) = (packed.k, packed.n / 2);
+        let blocking = kernels.blocking;
+        // Pairs of panels whose weights stay in the second cache together.
+        let group_len = (blocking.panels * blocking.inputs / (2 * k).max(1)).clamp(3, blocking.panels);
         let half = inner / width;
         let rows = blocks.largest();
-        let inputs = Blocks::new(k, kernels.blocking.inputs);
-        let mut wide = scratch(if packed.is_narrow() { 2 * GROUP * k * width } else { 0 });
+        let inputs = Blocks::new(k, blocking.inputs);
+        let mut wide = scratch(if packed.is_narrow() { 2 * group_len.min(pairs.len()) * k * width } else { 0 });
         let mut tiles = scratch(2 * rows * width);
         let (tile_a, tile_gate) = tiles.split_at_mut(rows * width);
-        for first in pairs.clone().step_by(GROUP) {
-            let group = first..pairs.end.min(first + GROUP);
+        for first in pairs.clone().step_by(group_len) {
+            let group = first..pairs.end.min(first + group_len);
             if packed.is_narrow() {
                 for (i, p) in group.clone().enumerate() {
                     // SAFETY: there is room for a group.
@@ -170,6 +171,7 @@ impl Linear {
                                 ld_addend: width,
                                 c: c.as_mut_ptr(),
                                 ldc: width,
+                                ahead: None,
                             };
                             // SAFETY: the rows of x are there, the tile has room for a block of rows.
                             unsafe { strip.multiply(kernels) };

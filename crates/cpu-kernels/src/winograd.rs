@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::Weight;
 use crate::buffer::{Buffer, Scratch, Shared, scratch};
 use crate::gemm::{Blocks, Output, SMALL_WORK, Strip, padded, share_out};
-use crate::simd::{InputTile, Kernels, OutputTile};
+use crate::simd::{Ahead, InputTile, Kernels, OutputTile};
 
 /// Outputs whose products are held before they are transformed back.
 const GROUP: usize = 160;
@@ -237,40 +237,53 @@ impl Call<'_> {
             let group = first..panels.end.min(first + GROUP / width);
             let ldm = padded(group.len() * width);
             let m_stride = tiles.len() * ldm;
-            for e in 0..elements {
-                for p in group.clone() {
-                    // Without inputs the products are still written, as zeros.
-                    for step in 0..inputs.count.max(1) {
-                        let part = if layer.ci == 0 { 0..0 } else { inputs.range(step) };
-                        let at = ((e * all_panels + p) * layer.ci + part.start) * width;
-                        let b = match &layer.u {
-                            Stored::F32(u) => u[at..at + part.len() * width].as_ptr(),
-                            Stored::F16(u, _) => {
-                                let from = u[at / 2..(at + part.len() * width) / 2].as_ptr();
-                                // SAFETY: both have the part's numbers, a panel being an even number of them.
-                                unsafe { (kernels.widen_f16)(from.cast(), wide.as_mut_ptr(), part.len() * width) };
-                                wide.as_ptr()
-                            }
-                        };
-                        let c = m[e * m_stride + (p - group.start) * width..].as_mut_ptr();
-                        let strip = Strip {
-                            rows: tiles.len(),
-                            cols: width,
-                            k: part.len(),
-                            a: v[e * v_stride + part.start..].as_ptr(),
-                            lda: ldv,
-                            b,
-                            ldb: width,
-                            bias: std::ptr::null(),
-                            addend: if step == 0 { std::ptr::null() } else { c },
-                            ld_addend: ldm,
-                            c,
-                            ldc: ldm,
-                        };
-                        // SAFETY: v has a row of ci for each tile, b the panel's part, m room for a row of the group.
-                        unsafe { strip.multiply(kernels) };
+            // Without inputs the products are still written, as zeros.
+            let part = |step: usize| if layer.ci == 0 { 0..0 } else { inputs.range(step) };
+            let at = |(e, p, step): (usize, usize, usize)| ((e * all_panels + p) * layer.ci + part(step).start) * width;
+            let of_element = |e: usize| group.clone().map(move |p| (e, p));
+            let steps = inputs.count.max(1);
+            let mut strips = (0..elements)
+                .flat_map(of_element)
+                .flat_map(|(e, p)| (0..steps).map(move |step| (e, p, step)))
+                .peekable();
+            while let Some((e, p, step)) = strips.next() {
+                let (at, part, following) = (at((e, p, step)), part(step), strips.peek().map(|&strip| at(strip)));
+                let len = part.len() * width;
+                let following = following.unwrap_or(at);
+                let (b, next, next_len) = match &layer.u {
+                    Stored::F32(u) => {
+                        (u[at..at + len].as_ptr(), u[following..].as_ptr().cast(), len * size_of::<f32>())
                     }
-                }
+                    Stored::F16(u, _) => {
+                        let from = u[at / 2..(at + len) / 2].as_ptr();
+                        // SAFETY: both have the part's numbers, a panel being an even number of them.
+                        unsafe { (kernels.widen_f16)(from.cast(), wide.as_mut_ptr(), len) };
+                        (wide.as_ptr(), u[following / 2..].as_ptr().cast(), len * size_of::<f16>())
+                    }
+                };
+                let c = m[e * m_stride + (p - group.start) * width..].as_mut_ptr();
+                let strip = Strip {
+                    rows: tiles.len(),
+                    cols: width,
+                    k: part.len(),
+                    a: v[e * v_stride + part.start..].as_ptr(),
+                    lda: ldv,
+                    b,
+                    ldb: width,
+                    bias: std::ptr::null(),
+                    addend: if step == 0 { std::ptr::null() } else { c },
+                    ld_addend: ldm,
+                    c,
+                    ldc: ldm,
+                    ahead: Some(Ahead::next(
+                        next,
+                        next_len,
+                        part.len(),
+                        tiles.len().div_ceil(kernels.rows[kernels.panel_vectors]),
+                    )),
+                };
+                // SAFETY: v has a row of ci for each tile, b the panel's part, m room for a row of the group.
+                unsafe { strip.multiply(kernels) };
             }
             for (i, tile) in tiles.clone().enumerate() {
                 // SAFETY: the tile's part of y is ours.

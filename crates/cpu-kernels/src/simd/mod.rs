@@ -27,7 +27,7 @@ pub(crate) mod scalar;
 pub(crate) mod scalar_units;
 
 pub(crate) use finish::Emit;
-pub(crate) use tile::Tile;
+pub(crate) use tile::{Ahead, Tile};
 pub(crate) use units::{Multiply, Pair, Split, Unit};
 
 use crate::{Activation, Precision};

@@ -19,10 +19,42 @@ pub(crate) struct Tile {
     pub(crate) ld_addend: usize,
     pub(crate) c: *mut f32,
     pub(crate) ldc: usize,
+    pub(crate) ahead: Ahead,
 }
 
-/// How many rows of the panel are fetched ahead: far enough for the third cache.
-const PREFETCH_ROWS: usize = 24;
+/// What is fetched into the cache while a tile is multiplied, in bytes: for each input a line at `from` and, for each further
+/// register of the panel's row, one `vector` behind the last. It need not exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) from: *const u8,
+    /// From one input to the next.
+    pub(crate) input: usize,
+    pub(crate) vector: usize,
+    /// From one tile to the next.
+    pub(crate) tile: usize,
+}
+
+impl Ahead {
+    /// The rows of the panel that are multiplied soon, far enough ahead for the third cache.
+    pub(crate) fn panel(b: *const f32, ldb: usize) -> Self {
+        Self { from: b.wrapping_add(24 * ldb).cast(), input: size_of::<f32>() * ldb, vector: LINE, tile: 0 }
+    }
+
+    /// Rows that are wanted behind several strips, as many for each tile as its row has registers.
+    pub(crate) fn rows(from: *const f32, stride: usize, each_tile: usize) -> Self {
+        let row = size_of::<f32>() * stride;
+        Self { from: from.cast(), input: size_of::<f32>(), vector: row, tile: each_tile * row }
+    }
+
+    /// `len` bytes that are wanted behind a strip of so many tiles of `inputs`.
+    pub(crate) fn next(from: *const u8, len: usize, inputs: usize, tiles: usize) -> Self {
+        let (inputs, tile) = (inputs.max(1), len.div_ceil(tiles.max(1)));
+        Self { from, input: tile.div_ceil(inputs), vector: 0, tile }
+    }
+}
+
+/// Bytes in a cache line.
+const LINE: usize = 64;
 
 /// Any number of tiles below each other, as equal as can be.
 ///
@@ -68,6 +100,7 @@ unsafe fn column<V: Vector, const M: usize, const N: usize>(t: &Tile, from: usiz
                 a: t.a.add(row * t.lda),
                 addend: t.addend.wrapping_add(if t.addend.is_null() { 0 } else { row * t.ld_addend }),
                 c: t.c.add(row * t.ldc),
+                ahead: Ahead { from: t.ahead.from.wrapping_add(row / M * t.ahead.tile), ..t.ahead },
                 ..*t
             };
             fixed::<V, M, N>(&tile);
@@ -101,18 +134,20 @@ unsafe fn fixed<V: Vector, const M: usize, const N: usize>(t: &Tile) {
                 }
             }
         }
-        let (mut a, mut b) = (t.a, t.b);
+        let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead.from);
         for _ in 0..t.k / V::UNROLL {
             for u in 0..V::UNROLL {
-                add_input::<V, M, N>(t, a.add(u), b.add(u * t.ldb), &mut sums);
+                add_input::<V, M, N>(t, a.add(u), b.add(u * t.ldb), ahead.wrapping_add(u * t.ahead.input), &mut sums);
             }
             a = a.wrapping_add(V::UNROLL);
             b = b.wrapping_add(V::UNROLL * t.ldb);
+            ahead = ahead.wrapping_add(V::UNROLL * t.ahead.input);
         }
         for _ in 0..t.k % V::UNROLL {
-            add_input::<V, M, N>(t, a, b, &mut sums);
+            add_input::<V, M, N>(t, a, b, ahead, &mut sums);
             a = a.wrapping_add(1);
             b = b.wrapping_add(t.ldb);
+            ahead = ahead.wrapping_add(t.ahead.input);
         }
         for i in 0..M {
             for j in 0..N {
@@ -131,18 +166,17 @@ unsafe fn add_input<V: Vector, const M: usize, const N: usize>(
     t: &Tile,
     a: *const f32,
     b: *const f32,
+    ahead: *const u8,
     sums: &mut [[V; N]; M],
 ) {
-    /// Floats in a cache line.
-    const LINE: usize = 16;
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = [V::splat(0.0); N];
         for j in 0..N {
             row[j] = V::load(b.add(j * V::LANES));
-            if (j * V::LANES).is_multiple_of(LINE) {
-                // Beyond the end of b this is harmless, and mostly the next panel.
-                V::prefetch(b.wrapping_add(PREFETCH_ROWS * t.ldb + j * V::LANES));
+            let vectors_of_line = LINE / size_of::<f32>() / V::LANES;
+            if j.is_multiple_of(vectors_of_line) {
+                V::prefetch(ahead.wrapping_add(j / vectors_of_line * t.ahead.vector).cast());
             }
         }
         for i in 0..M {
