@@ -90,7 +90,7 @@ fn bf16_is_used_where_it_is_faster() {
     let (_process, client) = serving(&house, &["--precision", "bf16"], &[]);
     let info = tokio::runtime::Runtime::new().unwrap().block_on(client.info()).unwrap();
     let expected = if Precision::Bf16.fastest() == Precision::Bf16 { "bf16" } else { "f32" };
-    assert_eq!(info.precision.as_deref(), Some(expected));
+    assert_eq!(info.model.unwrap().precision.as_deref(), Some(expected));
 }
 
 #[test]
