@@ -25,12 +25,6 @@ pub(crate) unsafe trait RowSource: Sync {
     /// Floats of working memory that a block of `rows` by `kc` needs.
     fn scratch_len(&self, rows: usize, kc: usize) -> usize;
 
-    /// Where input `k0` of row `row` is read from and how far it is to the next row, where a formula tells.
-    fn place(&self, row: usize, k0: usize) -> Option<(*const f32, usize)> {
-        let _ = (row, k0);
-        None
-    }
-
     /// Inputs `k0 .. k0 + kc` of rows `row .. row + rows`, and the stride between rows.
     ///
     /// # Safety
@@ -55,10 +49,6 @@ impl Strided<'_> {
 unsafe impl RowSource for Strided<'_> {
     fn scratch_len(&self, rows: usize, kc: usize) -> usize {
         if self.collides() { rows * padded(kc) } else { 0 }
-    }
-
-    fn place(&self, row: usize, k0: usize) -> Option<(*const f32, usize)> {
-        Some((self.data[row * self.stride + k0..].as_ptr(), self.stride))
     }
 
     unsafe fn block(&self, row: usize, rows: usize, k0: usize, kc: usize, scratch: *mut f32) -> (*const f32, usize) {
@@ -117,7 +107,6 @@ pub(crate) fn gemm<S: RowSource>(
     let (row_tasks, panel_tasks) = split(blocks, b.panels(), m * b.n * b.k);
     let product = Product { source, b, rows, y: Shared::new(y), out };
     share_out(row_tasks * panel_tasks, |task| {
-        let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
         let panels = share(b.panels(), panel_tasks, task % panel_tasks);
         let blocks = share(blocks, row_tasks, task / panel_tasks);
         // SAFETY: the ranges of different tasks are different parts of y, whose size is checked above.
@@ -153,9 +142,9 @@ pub(crate) fn share_out(count: usize, task: impl Fn(usize) + Send + Sync) {
     }
 }
 
-/// Part `i` of `count` of a range.
-fn share(range: Range<usize>, count: usize, i: usize) -> Range<usize> {
-    range.start + range.len() * i / count..range.start + range.len() * (i + 1) / count
+/// Part `i` of so many, as equal as can be, of `0 .. len`.
+pub(crate) fn share(len: usize, parts: usize, i: usize) -> Range<usize> {
+    len * i / parts..len * (i + 1) / parts
 }
 
 /// A range cut into parts of `len`, the last of them shorter.
@@ -177,7 +166,7 @@ impl Blocks {
     }
 
     pub(crate) fn range(self, i: usize) -> Range<usize> {
-        self.len * i / self.count..self.len * (i + 1) / self.count
+        share(self.len, self.count, i)
     }
 
     pub(crate) fn largest(self) -> usize {
@@ -218,25 +207,14 @@ impl<S: RowSource> Product<'_, S> {
                         unsafe { b.widen(p, k0, kc, wide[i * kc * width..].as_mut_ptr()) };
                     }
                 }
-                let place = |block: usize| {
-                    let (image, part) = (block / self.rows.count, self.rows.range(block % self.rows.count));
-                    (image, image * self.rows.len + part.start..image * self.rows.len + part.end)
-                };
                 for block in blocks.clone() {
-                    let (image, part) = place(block);
-                    let following = if block + 1 < blocks.end {
-                        Some((place(block + 1).1, k0))
-                    } else if step + 1 < inputs.count {
-                        Some((place(blocks.start).1, inputs.range(step + 1).start))
-                    } else {
-                        None
-                    };
+                    let (image, part) = (block / self.rows.count, self.rows.range(block % self.rows.count));
                     let bias = if self.out.bias.len() == padded_n {
                         self.out.bias
                     } else {
                         &self.out.bias[image * padded_n..]
                     };
-                    let row = part.start;
+                    let row = image * self.rows.len + part.start;
                     // SAFETY: the block lies within the source, whose size the caller of `gemm` made sure of.
                     let (a, lda) = unsafe { self.source.block(row, part.len(), k0, kc, gathered.as_mut_ptr()) };
                     for (i, p) in group.clone().enumerate() {
@@ -268,12 +246,7 @@ impl<S: RowSource> Product<'_, S> {
                                 ld_addend: b.n,
                                 c,
                                 ldc: b.n,
-                                ahead: following.clone().and_then(|(rows, k0)| {
-                                    let rows = share(rows, group.len(), i);
-                                    let (from, stride) = self.source.place(rows.start, k0)?;
-                                    let tiles = part.len().div_ceil(kernels.rows[kernels.panel_vectors]);
-                                    Some(Ahead::rows(from, stride, rows.len().div_ceil(tiles)))
-                                }),
+                                ahead: None,
                             };
                             strip.multiply(kernels);
                             if last && !linear {

@@ -1,5 +1,5 @@
 use crate::buffer::{Buffer, Shared, scratch};
-use crate::gemm::{Blocks, Output, Strided, Strip, share_out, split};
+use crate::gemm::{Blocks, Output, Strided, Strip, share, share_out, split};
 use crate::matrix::Matrix;
 use crate::pack::Packed;
 use crate::simd::Kernels;
@@ -103,7 +103,6 @@ impl Linear {
         let (row_tasks, pair_tasks) = split(blocks.count, pairs, rows * n * packed.k);
         let y = Shared::new(y);
         share_out(row_tasks * pair_tasks, |task| {
-            let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
             let pairs = share(pairs, pair_tasks, task % pair_tasks);
             let blocks_here = share(blocks.count, row_tasks, task / pair_tasks);
             // SAFETY: tasks write different rows or columns of y, which has rows x inner floats.

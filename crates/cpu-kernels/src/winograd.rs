@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::Weight;
 use crate::buffer::{Buffer, Scratch, Shared, scratch};
-use crate::gemm::{Blocks, Output, SMALL_WORK, Strip, padded, share_out};
+use crate::gemm::{Blocks, Output, SMALL_WORK, Strip, padded, share, share_out};
 use crate::simd::{Ahead, InputTile, Kernels, OutputTile};
 
 /// Outputs whose products are held before they are transformed back.
@@ -152,7 +152,6 @@ impl Winograd {
         let row_tasks = if threads == 1 { 1 } else { tiles.count.min(4 * threads) };
         let call = Call { layer: self, x, maps, grid, out, y: Shared::new(y) };
         share_out(row_tasks * panel_tasks, |task| {
-            let share = |count: usize, tasks: usize, t: usize| t * count / tasks..(t + 1) * count / tasks;
             let panels = share(panels, panel_tasks, task % panel_tasks);
             let largest = tiles.largest();
             let rows = |width: usize| self.tile * self.tile * largest * padded(width);
@@ -237,30 +236,31 @@ impl Call<'_> {
             let group = first..panels.end.min(first + GROUP / width);
             let ldm = padded(group.len() * width);
             let m_stride = tiles.len() * ldm;
-            // Without inputs the products are still written, as zeros.
-            let part = |step: usize| if layer.ci == 0 { 0..0 } else { inputs.range(step) };
-            let at = |(e, p, step): (usize, usize, usize)| ((e * all_panels + p) * layer.ci + part(step).start) * width;
             let of_element = |e: usize| group.clone().map(move |p| (e, p));
-            let steps = inputs.count.max(1);
-            let mut strips = (0..elements)
-                .flat_map(of_element)
-                .flat_map(|(e, p)| (0..steps).map(move |step| (e, p, step)))
-                .peekable();
+            // Without inputs the products are still written, as zeros.
+            let of_panel = |(e, p): (usize, usize)| (0..inputs.count.max(1)).map(move |step| (e, p, step));
+            let inputs_of = |step: usize| if layer.ci == 0 { 0..0 } else { inputs.range(step) };
+            let place = |&(e, p, step): &(usize, usize, usize)| {
+                ((e * all_panels + p) * layer.ci + inputs_of(step).start) * width
+            };
+            let mut strips = (0..elements).flat_map(of_element).flat_map(of_panel).peekable();
             while let Some((e, p, step)) = strips.next() {
-                let (at, part, following) = (at((e, p, step)), part(step), strips.peek().map(|&strip| at(strip)));
+                let (at, part) = (place(&(e, p, step)), inputs_of(step));
                 let len = part.len() * width;
-                let following = following.unwrap_or(at);
-                let (b, next, next_len) = match &layer.u {
-                    Stored::F32(u) => {
-                        (u[at..at + len].as_ptr(), u[following..].as_ptr().cast(), len * size_of::<f32>())
-                    }
+                let (stored, number, b) = match &layer.u {
+                    Stored::F32(u) => (u, size_of::<f32>(), u[at..at + len].as_ptr()),
                     Stored::F16(u, _) => {
                         let from = u[at / 2..(at + len) / 2].as_ptr();
                         // SAFETY: both have the part's numbers, a panel being an even number of them.
                         unsafe { (kernels.widen_f16)(from.cast(), wide.as_mut_ptr(), len) };
-                        (wide.as_ptr(), u[following / 2..].as_ptr().cast(), len * size_of::<f16>())
+                        (u, size_of::<f16>(), wide.as_ptr())
                     }
                 };
+                let tiles_high = tiles.len().div_ceil(kernels.rows[kernels.panel_vectors]);
+                let ahead = strips.peek().map(|following| {
+                    let from = stored.as_ptr().cast::<u8>().wrapping_add(place(following) * number);
+                    Ahead::next(from, len * number, part.len(), tiles_high)
+                });
                 let c = m[e * m_stride + (p - group.start) * width..].as_mut_ptr();
                 let strip = Strip {
                     rows: tiles.len(),
@@ -275,12 +275,7 @@ impl Call<'_> {
                     ld_addend: ldm,
                     c,
                     ldc: ldm,
-                    ahead: Some(Ahead::next(
-                        next,
-                        next_len,
-                        part.len(),
-                        tiles.len().div_ceil(kernels.rows[kernels.panel_vectors]),
-                    )),
+                    ahead,
                 };
                 // SAFETY: v has a row of ci for each tile, b the panel's part, m room for a row of the group.
                 unsafe { strip.multiply(kernels) };

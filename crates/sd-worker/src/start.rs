@@ -101,17 +101,16 @@ fn precision(kind: DeviceKind, args: &Args) -> anyhow::Result<Precision> {
                 "--precision f16: a CPU computes in f32, or in bf16 where it can; leave the flag out (16-bit weights stay 16-bit in memory)"
             )
         }
-        (DeviceKind::Cpu, Some(Precision::Bf16)) => {
-            // Whether the processor has it at all is the device's to say.
-            let fastest = diffusion::ops::Precision::Bf16.fastest();
-            if fastest == diffusion::ops::Precision::F32 {
-                tracing::warn!(
-                    "--precision bf16: this processor multiplies faster in f32, which is also more exact; computing in f32"
-                );
-                return Ok(Precision::F32);
-            }
-            Ok(Precision::Bf16)
+        (DeviceKind::Cpu, Some(Precision::Bf16))
+            if diffusion::ops::Precision::Bf16.fastest() == diffusion::ops::Precision::F32 =>
+        {
+            tracing::warn!(
+                "--precision bf16: this processor multiplies faster in f32, which is also more exact; computing in f32"
+            );
+            Ok(Precision::F32)
         }
+        // Whether the processor has it is the device's to say.
+        (DeviceKind::Cpu, Some(Precision::Bf16)) => Ok(Precision::Bf16),
         (DeviceKind::Cuda | DeviceKind::Metal, Some(asked)) => Ok(asked),
     }
 }

@@ -21,16 +21,7 @@ static TILES: Unit = Unit {
     widen_f16,
     multiply,
 };
-static PAIRS: Unit = Unit {
-    multiplies_f32: false,
-    pays: || true,
-    configure: nothing,
-    release: nothing,
-    split,
-    pair,
-    widen_f16,
-    multiply,
-};
+static PAIRS: Unit = Unit { multiplies_f32: false, ..TILES };
 
 /// Elements of one term of a tile, and of a panel.
 const TILE: usize = TILE_BYTES / size_of::<u16>();

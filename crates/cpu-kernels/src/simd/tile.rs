@@ -22,34 +22,32 @@ pub(crate) struct Tile {
     pub(crate) ahead: Ahead,
 }
 
-/// What is fetched into the cache while a tile is multiplied, in bytes: for each input a line at `from` and, for each further
-/// register of the panel's row, one `vector` behind the last. It need not exist.
+/// What is fetched into the cache while a tile is multiplied: for each input as many lines as a row of the panel has. Memory that
+/// is not there is not fetched.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
     pub(crate) from: *const u8,
-    /// From one input to the next.
+    /// Bytes from one input to the next.
     pub(crate) input: usize,
-    pub(crate) vector: usize,
-    /// From one tile to the next.
+    /// Bytes from one line of an input to the next.
+    pub(crate) line: usize,
+    /// Bytes from one tile to the next.
     pub(crate) tile: usize,
 }
 
 impl Ahead {
-    /// The rows of the panel that are multiplied soon, far enough ahead for the third cache.
+    /// How many rows of a panel it is ahead: far enough for the third cache.
+    const ROWS: usize = 24;
+
+    /// The rows of the panel that are multiplied soon.
     pub(crate) fn panel(b: *const f32, ldb: usize) -> Self {
-        Self { from: b.wrapping_add(24 * ldb).cast(), input: size_of::<f32>() * ldb, vector: LINE, tile: 0 }
+        Self { from: b.wrapping_add(Self::ROWS * ldb).cast(), input: size_of::<f32>() * ldb, line: LINE, tile: 0 }
     }
 
-    /// Rows that are wanted behind several strips, as many for each tile as its row has registers.
-    pub(crate) fn rows(from: *const f32, stride: usize, each_tile: usize) -> Self {
-        let row = size_of::<f32>() * stride;
-        Self { from: from.cast(), input: size_of::<f32>(), vector: row, tile: each_tile * row }
-    }
-
-    /// `len` bytes that are wanted behind a strip of so many tiles of `inputs`.
+    /// `len` bytes that are wanted behind a strip of so many tiles of `inputs`, a part of them in each tile.
     pub(crate) fn next(from: *const u8, len: usize, inputs: usize, tiles: usize) -> Self {
         let (inputs, tile) = (inputs.max(1), len.div_ceil(tiles.max(1)));
-        Self { from, input: tile.div_ceil(inputs), vector: 0, tile }
+        Self { from, input: tile.div_ceil(inputs), line: 0, tile }
     }
 }
 
@@ -174,9 +172,9 @@ unsafe fn add_input<V: Vector, const M: usize, const N: usize>(
         let mut row = [V::splat(0.0); N];
         for j in 0..N {
             row[j] = V::load(b.add(j * V::LANES));
-            let vectors_of_line = LINE / size_of::<f32>() / V::LANES;
-            if j.is_multiple_of(vectors_of_line) {
-                V::prefetch(ahead.wrapping_add(j / vectors_of_line * t.ahead.vector).cast());
+            let floats = j * V::LANES;
+            if floats.is_multiple_of(LINE / size_of::<f32>()) {
+                V::prefetch(ahead.wrapping_add(floats * size_of::<f32>() / LINE * t.ahead.line).cast());
             }
         }
         for i in 0..M {
