@@ -62,9 +62,15 @@ fn products(c: &mut Criterion, peak: f64, precision: Precision) {
             linear.forward_geglu(&x, m, &mut y);
         });
     }
-    for (ci, co, side, stride) in
-        [(320, 320, 64, 1), (640, 640, 32, 1), (1280, 1280, 16, 1), (1280, 1280, 8, 1), (320, 320, 64, 2)]
-    {
+    for (ci, co, side, stride) in [
+        (320, 320, 64, 1),
+        (640, 640, 32, 1),
+        (1280, 1280, 16, 1),
+        (1280, 1280, 8, 1),
+        (320, 320, 64, 2),
+        (512, 512, 64, 1),
+        (128, 128, 256, 1),
+    ] {
         let weight: Vec<f32> = random(9 * ci * co).iter().map(|w| w * 0.02).collect();
         let conv =
             Conv2d::new(Weight::F32(&weight), None, co, ci, (3, 3), stride, [1; 4], ConvAlgorithm::Auto, precision);

@@ -2,7 +2,8 @@ use crate::buffer::{Buffer, scratch};
 use crate::gemm::{Output, RowSource, Strided, padded};
 use crate::linear::padded_bias;
 use crate::matrix::Matrix;
-use crate::winograd::{MANY_PAIRS, Maps, Winograd};
+use crate::split::convolve;
+use crate::winograd::{MANY_PAIRS, Winograd};
 use crate::{Activation, Precision, Weight, isa};
 
 /// A two-dimensional convolution over channels-last maps, its weights packed once.
@@ -175,21 +176,34 @@ impl Conv2d {
         };
         let out = Output { bias, act, residual };
         let [top, left, ..] = self.padding;
+        let maps = Maps { n, h, w, c, kernel: self.kernel, stride: self.stride, top, left, out_h, out_w };
         match &self.weights {
-            Weights::Winograd(winograd) => {
-                let maps = Maps { n, h, w, top, left, out_h, out_w };
-                winograd.forward(x, maps, &out, y);
-            }
+            Weights::Winograd(winograd) => winograd.forward(x, maps, &out, y),
             Weights::Gemm(matrix) if self.kernel == (1, 1) && self.stride == 1 && self.padding == [0; 4] => {
                 matrix.multiply(&Strided { data: x, stride: c }, n, h * w, &out, y);
             }
-            Weights::Gemm(matrix) => {
-                let (kernel, stride) = (self.kernel, self.stride);
-                let source = Patches { x, h, w, c, kernel, stride, top, left, out_h, out_w };
-                matrix.multiply(&source, n, out_h * out_w, &out, y);
+            Weights::Gemm(Matrix::Split(kernels, weights)) if weights.reads_maps() => {
+                convolve(kernels, x, maps, weights, &out, y);
             }
+            Weights::Gemm(matrix) => matrix.multiply(&Patches { x, maps }, n, out_h * out_w, &out, y),
         }
     }
+}
+
+/// The maps of one call.
+#[derive(Clone, Copy)]
+pub(crate) struct Maps {
+    pub(crate) n: usize,
+    pub(crate) h: usize,
+    pub(crate) w: usize,
+    /// Channels of the input.
+    pub(crate) c: usize,
+    pub(crate) kernel: (usize, usize),
+    pub(crate) stride: usize,
+    pub(crate) top: usize,
+    pub(crate) left: usize,
+    pub(crate) out_h: usize,
+    pub(crate) out_w: usize,
 }
 
 impl ConvAlgorithm {
@@ -204,8 +218,8 @@ impl ConvAlgorithm {
     ) -> Option<usize> {
         let fits = kernel == (3, 3) && stride == 1;
         let tile = match self {
-            // A matrix unit multiplies faster than the transforms could be made.
-            Self::Auto if isa::kernels().unit(Precision::F32).is_some() => None,
+            // A unit that makes even products of f32 multiplies bf16 faster than the transforms could be made.
+            Self::Auto if precision == Precision::Bf16 && isa::kernels().unit(Precision::F32).is_some() => None,
             // With few channels the transforms cost more than they save; with few outputs they are a fifth of a panel's products.
             Self::Auto if !fits || in_channels < 16 || (out_channels < 16 && in_channels < 64) => None,
             // With either precision: a quarter of the products beats half of their time, and keeps their digits.
@@ -233,15 +247,7 @@ impl std::fmt::Debug for Conv2d {
 /// (row, column, channel). Only the block that is being multiplied ever exists.
 struct Patches<'a> {
     x: &'a [f32],
-    h: usize,
-    w: usize,
-    c: usize,
-    kernel: (usize, usize),
-    stride: usize,
-    top: usize,
-    left: usize,
-    out_h: usize,
-    out_w: usize,
+    maps: Maps,
 }
 
 // SAFETY: the block is written to scratch of its own, `rows` rows of at least `kc`; the map is indexed with its bounds checked.
@@ -252,23 +258,24 @@ unsafe impl RowSource for Patches<'_> {
 
     unsafe fn block(&self, row: usize, rows: usize, k0: usize, kc: usize, scratch: *mut f32) -> (*const f32, usize) {
         let ld = padded(kc);
+        let Maps { h, w, c, kernel, stride, top, left, out_h, out_w, .. } = self.maps;
         for i in 0..rows {
             // SAFETY: the caller gave room for `rows` lines of `ld`.
             let line = unsafe { std::slice::from_raw_parts_mut(scratch.add(i * ld), kc) };
             let pixel = row + i;
-            let (image, pixel) = (pixel / (self.out_h * self.out_w), pixel % (self.out_h * self.out_w));
-            let (oy, ox) = (pixel / self.out_w, pixel % self.out_w);
+            let (image, pixel) = (pixel / (out_h * out_w), pixel % (out_h * out_w));
+            let (oy, ox) = (pixel / out_w, pixel % out_w);
             let mut at = 0;
             while at < kc {
-                let (tap, channel) = ((k0 + at) / self.c, (k0 + at) % self.c);
-                let len = (self.c - channel).min(kc - at);
+                let (tap, channel) = ((k0 + at) / c, (k0 + at) % c);
+                let len = (c - channel).min(kc - at);
                 let part = &mut line[at..at + len];
                 // Coordinates in the padded map; those in the padding give zeros.
-                let (py, px) = (oy * self.stride + tap / self.kernel.1, ox * self.stride + tap % self.kernel.1);
-                let inside = py >= self.top && py < self.top + self.h && px >= self.left && px < self.left + self.w;
+                let (py, px) = (oy * stride + tap / kernel.1, ox * stride + tap % kernel.1);
+                let inside = py >= top && py < top + h && px >= left && px < left + w;
                 if inside {
-                    let (iy, ix) = (py - self.top, px - self.left);
-                    let from = ((image * self.h + iy) * self.w + ix) * self.c + channel;
+                    let (iy, ix) = (py - top, px - left);
+                    let from = ((image * h + iy) * w + ix) * c + channel;
                     part.copy_from_slice(&self.x[from..from + len]);
                 } else {
                     part.fill(0.0);

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::Weight;
 use crate::buffer::{Buffer, Scratch, Shared, scratch};
+use crate::conv::Maps;
 use crate::gemm::{Blocks, Output, SMALL_WORK, Strip, padded, share, share_out};
 use crate::simd::{Ahead, InputTile, Kernels, OutputTile};
 
@@ -59,18 +60,6 @@ enum Stored {
     F32(Buffer),
     /// Two in the place of a float, times `2^exponent` so that the least of them are no subnormal numbers.
     F16(Buffer, i32),
-}
-
-/// The maps of one call.
-#[derive(Clone, Copy)]
-pub(crate) struct Maps {
-    pub(crate) n: usize,
-    pub(crate) h: usize,
-    pub(crate) w: usize,
-    pub(crate) top: usize,
-    pub(crate) left: usize,
-    pub(crate) out_h: usize,
-    pub(crate) out_w: usize,
 }
 
 impl Winograd {

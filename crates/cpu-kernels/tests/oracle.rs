@@ -254,21 +254,22 @@ fn products_of_bf16_are_exact_in_the_rounded_numbers() {
                 check(&format!("{isa:?} {m} x {n} x {k}"), &y, &want, 1e-5);
             }
         }
-        let (n, h, w, ci, co) = (2, 9, 7, 17, 33);
-        let (x, weight) = (random(n * h * w * ci, 1), random(co * ci * 9, 2));
-        let conv = |algorithm| {
-            let w32 = Weight::F32(&weight);
-            let conv = Conv2d::new(w32, None, co, ci, (3, 3), 1, [1; 4], algorithm, Precision::Bf16);
-            let mut y = vec![f32::NAN; n * h * w * co];
-            conv.forward(&x, n, h, w, Activation::None, None, None, &mut y);
-            y
-        };
-        let seen = rounded(&weight);
-        let seen = naive::conv2d(&rounded(&x), n, h, w, Weight::F32(&seen), None, co, ci, (3, 3), 1, [1; 4]);
-        check(&format!("{isa:?} convolution"), &conv(ConvAlgorithm::Gemm), &seen, 1e-5);
-        // Winograd's transforms would lose more than bf16 has; they stay in f32.
-        let want = naive::conv2d(&x, n, h, w, Weight::F32(&weight), None, co, ci, (3, 3), 1, [1; 4]);
-        check(&format!("{isa:?} Winograd"), &conv(ConvAlgorithm::Winograd4), &want, 5e-5);
+        for (n, h, w, ci, co) in [(2, 9, 7, 17, 33), (2, 9, 7, 64, 33), (1, 5, 16, 32, 8), (3, 8, 8, 96, 40)] {
+            let (x, weight) = (random(n * h * w * ci, 1), random(co * ci * 9, 2));
+            let conv = |algorithm| {
+                let w32 = Weight::F32(&weight);
+                let conv = Conv2d::new(w32, None, co, ci, (3, 3), 1, [1; 4], algorithm, Precision::Bf16);
+                let mut y = vec![f32::NAN; n * h * w * co];
+                conv.forward(&x, n, h, w, Activation::None, None, None, &mut y);
+                y
+            };
+            let seen = rounded(&weight);
+            let seen = naive::conv2d(&rounded(&x), n, h, w, Weight::F32(&seen), None, co, ci, (3, 3), 1, [1; 4]);
+            check(&format!("{isa:?} convolution of {ci}"), &conv(ConvAlgorithm::Gemm), &seen, 1e-5);
+            // Winograd's transforms would lose more than bf16 has; they stay in f32.
+            let want = naive::conv2d(&x, n, h, w, Weight::F32(&weight), None, co, ci, (3, 3), 1, [1; 4]);
+            check(&format!("{isa:?} Winograd of {ci}"), &conv(ConvAlgorithm::Winograd4), &want, 5e-5);
+        }
     });
 }
 

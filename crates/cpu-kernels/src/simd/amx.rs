@@ -7,14 +7,15 @@ use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
 use super::Kernels;
-use super::avx512_terms::{pair, split, widen_f16};
+use super::avx512_terms::{narrow, pair, split, widen_f16};
 use super::units::{Multiply, Unit};
 use crate::split::{TILE_BYTES, Terms};
 
 /// AVX-512's kernels beside the matrix unit.
 pub(crate) static KERNELS: Kernels = Kernels { unit: Some(&UNIT), ..super::avx512::KERNELS };
 
-static UNIT: Unit = Unit { multiplies_f32: true, pays: || true, configure, release, split, pair, widen_f16, multiply };
+static UNIT: Unit =
+    Unit { multiplies_f32: true, pays: || true, configure, release, split, narrow, pair, widen_f16, multiply };
 
 /// Whether the processor has tiles and the system lets this process use them.
 pub(crate) fn available() -> bool {
@@ -93,26 +94,30 @@ unsafe fn multiply(m: &Multiply) {
     macro_rules! product {
         ([$($load:literal),*] [$($zero:literal),*] [$($store:literal),*] $($body:literal),* $(,)?) => {
             asm!(
-                "test {accumulate}, {accumulate}",
+                "test {at}, {at}",
                 "jnz 3f",
                 $($zero,)*
                 "jmp 2f",
                 "3:",
                 $($load,)*
                 "2:",
+                "mov {at}, [{a_steps}]",
+                "add {a_steps}, 8",
                 $($body,)*
                 "dec {steps}",
                 "jnz 2b",
                 $($store,)*
-                a0 = inout(reg) m.a => _,
-                a1 = inout(reg) m.a.wrapping_byte_add(m.a_second) => _,
+                // At first whether to accumulate, then where the step's tile begins.
+                at = inout(reg) usize::from(m.accumulate) => _,
+                a_steps = inout(reg) m.a_steps => _,
+                a0 = in(reg) m.a,
+                a1 = in(reg) m.a.wrapping_byte_add(m.a_second),
                 low = in(reg) m.a_low,
                 a_stride = in(reg) m.a_row,
-                a_step = in(reg) m.a_step,
+                tile = out(reg) _,
                 b = inout(reg) m.b => _,
                 b_stride = in(reg) 128usize,
                 steps = inout(reg) m.steps => _,
-                accumulate = in(reg) usize::from(m.accumulate),
                 c = in(reg) m.c,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -143,45 +148,47 @@ unsafe fn multiply(m: &Multiply) {
     unsafe {
         match (m.terms, m.row_tiles) {
             (Terms::One, 2) => product!(two rows:
-                "tileloadd tmm4, [{a0} + {a_stride}]",
+                "lea {tile}, [{a0} + {at}]",
+                "tileloadd tmm4, [{tile} + {a_stride}]",
                 "tileloadd tmm6, [{b} + {b_stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a1} + {a_stride}]",
+                "lea {tile}, [{a1} + {at}]",
+                "tileloadd tmm5, [{tile} + {a_stride}]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tileloadd tmm7, [{b} + {b_stride} + 64]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, {a_step}",
-                "add {a1}, {a_step}",
                 "add {b}, 2048",
                 "/* {low} */",
             ),
             (Terms::One, _) => product!(one row:
-                "tileloadd tmm4, [{a0} + {a_stride}]",
+                "lea {tile}, [{a0} + {at}]",
+                "tileloadd tmm4, [{tile} + {a_stride}]",
                 "tileloadd tmm6, [{b} + {b_stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloadd tmm7, [{b} + {b_stride} + 64]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "add {a0}, {a_step}",
                 "add {b}, 2048",
                 "/* {low} */",
             ),
             // The small products first: low by high, high by high, high by low.
             (Terms::Three, 2) => product!(two rows:
-                "add {a0}, {low}",
-                "add {a1}, {low}",
-                "tileloadd tmm4, [{a0} + {a_stride}]",
+                "lea {tile}, [{a0} + {at}]",
+                "add {tile}, {low}",
+                "tileloadd tmm4, [{tile} + {a_stride}]",
                 "tileloadd tmm6, [{b} + {b_stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a1} + {a_stride}]",
+                "lea {tile}, [{a1} + {at}]",
+                "add {tile}, {low}",
+                "tileloadd tmm5, [{tile} + {a_stride}]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tileloadd tmm7, [{b} + {b_stride} + 64]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "sub {a0}, {low}",
-                "sub {a1}, {low}",
-                "tileloadd tmm4, [{a0} + {a_stride}]",
+                "lea {tile}, [{a0} + {at}]",
+                "tileloadd tmm4, [{tile} + {a_stride}]",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm5, [{a1} + {a_stride}]",
+                "lea {tile}, [{a1} + {at}]",
+                "tileloadd tmm5, [{tile} + {a_stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tileloadd tmm6, [{b} + {b_stride} + 2048]",
@@ -192,26 +199,23 @@ unsafe fn multiply(m: &Multiply) {
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, {a_step}",
-                "add {a1}, {a_step}",
                 "add {b}, 4096",
             ),
             (Terms::Three, _) => product!(one row:
                 "tileloadd tmm6, [{b} + {b_stride}]",
                 "tileloadd tmm7, [{b} + {b_stride} + 64]",
-                "add {a0}, {low}",
-                "tileloadd tmm4, [{a0} + {a_stride}]",
+                "lea {tile}, [{a0} + {at}]",
+                "tileloadd tmm5, [{tile} + {a_stride}]",
+                "add {tile}, {low}",
+                "tileloadd tmm4, [{tile} + {a_stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "sub {a0}, {low}",
-                "tileloadd tmm5, [{a0} + {a_stride}]",
                 "tdpbf16ps tmm0, tmm5, tmm6",
                 "tdpbf16ps tmm1, tmm5, tmm7",
                 "tileloadd tmm6, [{b} + {b_stride} + 2048]",
                 "tileloadd tmm7, [{b} + {b_stride} + 2112]",
                 "tdpbf16ps tmm0, tmm5, tmm6",
                 "tdpbf16ps tmm1, tmm5, tmm7",
-                "add {a0}, {a_step}",
                 "add {b}, 4096",
             ),
         }

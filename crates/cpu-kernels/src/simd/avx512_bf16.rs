@@ -3,15 +3,24 @@
 use std::arch::x86_64::*;
 
 use super::Kernels;
-use super::avx512_terms::{pair, split, widen_f16};
+use super::avx512_terms::{narrow, pair, split, widen_f16};
 use super::units::{Multiply, Unit};
 use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, Terms};
 
 /// AVX-512's kernels, and products of `bf16` for whoever asks for that precision.
 pub(crate) static KERNELS: Kernels = Kernels { unit: Some(&UNIT), ..super::avx512::KERNELS };
 
-static UNIT: Unit =
-    Unit { multiplies_f32: false, pays, configure: nothing, release: nothing, split, pair, widen_f16, multiply };
+static UNIT: Unit = Unit {
+    multiplies_f32: false,
+    pays,
+    configure: nothing,
+    release: nothing,
+    split,
+    narrow,
+    pair,
+    widen_f16,
+    multiply,
+};
 
 /// Whether the processor has them, and what rounding to `bf16` needs beside.
 pub(crate) fn available() -> bool {
@@ -51,19 +60,27 @@ unsafe fn multiply(m: &Multiply) {
             let tile = row / ROW_TILE * m.a_second + row % ROW_TILE * m.a_row;
             // SAFETY: the rows and steps lie within what the caller promises.
             unsafe {
-                let a = m.a.byte_add(tile + first * m.a_step);
+                let (a, steps) = (m.a.byte_add(tile), m.a_steps.add(first));
                 let b = m.b.add(first * PANEL_COLUMNS * STEP);
-                rows_of_sums(m, a, b, inputs, m.c.add(row * PANEL_COLUMNS), m.accumulate || first > 0);
+                rows_of_sums(m, a, steps, b, inputs, m.c.add(row * PANEL_COLUMNS), m.accumulate || first > 0);
             }
         }
     }
 }
 
 /// # Safety
-/// As [`multiply`], for so many inputs of eight rows from `a`, `b` and `c` on.
+/// As [`multiply`], for so many inputs of eight rows from `a`, `steps`, `b` and `c` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn rows_of_sums(m: &Multiply, a: *const u16, b: *const u16, inputs: usize, c: *mut f32, accumulate: bool) {
+unsafe fn rows_of_sums(
+    m: &Multiply,
+    a: *const u16,
+    steps: *const usize,
+    b: *const u16,
+    inputs: usize,
+    c: *mut f32,
+    accumulate: bool,
+) {
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
     // SAFETY: the caller's promise; a pair of inputs is two numbers of a row of `a`, and 64 of `b`.
     unsafe {
@@ -75,7 +92,7 @@ unsafe fn rows_of_sums(m: &Multiply, a: *const u16, b: *const u16, inputs: usize
             }
         }
         for step in 0..inputs.div_ceil(STEP) {
-            let a = a.byte_add(step * m.a_step);
+            let a = a.byte_add(steps.add(step).read());
             let b = b.add(step * PANEL_COLUMNS * STEP);
             for pair in 0..STEP.min(inputs - step * STEP).div_ceil(2) {
                 let load = |at: usize| bits(_mm512_loadu_si512(b.add(at).cast()));

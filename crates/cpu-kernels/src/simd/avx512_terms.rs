@@ -1,7 +1,7 @@
 //! Numbers to the `bf16` terms that a unit multiplies, by AVX-512: what AMX and the dot products of AVX-512 have in common.
 use std::arch::x86_64::*;
 
-use super::units::{Pair, Split};
+use super::units::{Narrow, Pair, Split};
 use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, TILE_BYTES, Terms};
 
 /// # Safety
@@ -25,6 +25,19 @@ pub(super) unsafe fn split(s: &Split) {
                 };
                 write_terms(a, b, high, high.wrapping_add(TILE_BYTES / size_of::<u16>()), s.terms);
             }
+        }
+    }
+}
+
+/// # Safety
+/// The machine has AVX-512 with BW and BF16, and the pointers are good for what [`Narrow`] says.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn narrow(n: &Narrow) {
+    for at in (0..n.len).step_by(STEP) {
+        // SAFETY: a step of each lies within what the caller promises.
+        unsafe {
+            let (a, b) = (_mm512_loadu_ps(n.x.add(at)), _mm512_loadu_ps(n.x.add(at + STEP / 2)));
+            write_terms(a, b, n.high.add(at), n.low.wrapping_add(at), n.terms);
         }
     }
 }

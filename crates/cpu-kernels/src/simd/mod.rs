@@ -28,7 +28,7 @@ pub(crate) mod scalar_units;
 
 pub(crate) use finish::Emit;
 pub(crate) use tile::{Ahead, Tile};
-pub(crate) use units::{Multiply, Pair, Split, Unit};
+pub(crate) use units::{Multiply, Narrow, Pair, Split, Unit};
 
 use crate::{Activation, Precision};
 

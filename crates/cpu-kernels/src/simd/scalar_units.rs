@@ -2,7 +2,7 @@
 //! error of a whole network can be measured on a machine that has neither.
 use half::bf16;
 
-use super::units::{Multiply, Pair, Split, Unit};
+use super::units::{Multiply, Narrow, Pair, Split, Unit};
 use super::{Kernels, scalar};
 use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, TILE_BYTES, Terms};
 
@@ -17,6 +17,7 @@ static TILES: Unit = Unit {
     configure: nothing,
     release: nothing,
     split,
+    narrow,
     pair,
     widen_f16,
     multiply,
@@ -51,6 +52,21 @@ unsafe fn split(s: &Split) {
                         to.add(i * TILE).write(term);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The pointers are good for what [`Narrow`] says.
+unsafe fn narrow(n: &Narrow) {
+    for i in 0..n.len {
+        // SAFETY: the caller's promise; low terms are written only where they are kept.
+        unsafe {
+            let [high, low] = terms(n.x.add(i).read());
+            n.high.add(i).write(high);
+            if n.terms == Terms::Three {
+                n.low.add(i).write(low);
             }
         }
     }
@@ -106,7 +122,7 @@ unsafe fn multiply(m: &Multiply) {
             let a = m.a.byte_add(row / ROW_TILE * m.a_second + row % ROW_TILE * m.a_row);
             for step in 0..m.steps {
                 for &(left, right) in products {
-                    let a = a.byte_add(step * m.a_step + left * m.a_low);
+                    let a = a.byte_add(m.a_steps.add(step).read() + left * m.a_low);
                     let b = m.b.add((step * m.terms.count() + right) * PANEL);
                     for pair in 0..STEP / 2 {
                         let [x0, x1] = a.add(2 * pair).cast::<[u16; 2]>().read_unaligned().map(widened);

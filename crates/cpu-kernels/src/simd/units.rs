@@ -12,6 +12,7 @@ pub(crate) struct Unit {
     /// Called on it after its last.
     pub(crate) release: unsafe fn(),
     pub(crate) split: unsafe fn(&Split),
+    pub(crate) narrow: unsafe fn(&Narrow),
     pub(crate) pair: unsafe fn(&Pair),
     /// Steps of one panel, stored in half precision, to its terms.
     pub(crate) widen_f16: unsafe fn(*const u16, usize, Terms, *mut u16),
@@ -30,6 +31,17 @@ pub(crate) struct Split {
     pub(crate) steps: usize,
     pub(crate) terms: Terms,
     pub(crate) to: *mut u16,
+}
+
+/// Floats to terms, in the order in which they stand.
+pub(crate) struct Narrow {
+    pub(crate) x: *const f32,
+    /// A multiple of 32.
+    pub(crate) len: usize,
+    pub(crate) terms: Terms,
+    pub(crate) high: *mut u16,
+    /// Written where there is more than one term.
+    pub(crate) low: *mut u16,
 }
 
 /// Rows of 32 floats to a panel: what a right matrix that was computed is multiplied from.
@@ -53,11 +65,12 @@ pub(crate) struct Multiply {
     pub(crate) inputs: usize,
     /// The tiles of the first 16 rows, high terms.
     pub(crate) a: *const u16,
-    /// In bytes: from there to the tiles of the second 16 rows, to the low terms, to the next row and to the next step.
+    /// In bytes: from there to the tiles of the second 16 rows, to the low terms, and to the next row.
     pub(crate) a_second: usize,
     pub(crate) a_low: usize,
     pub(crate) a_row: usize,
-    pub(crate) a_step: usize,
+    /// In bytes, for each step: from there to its tile.
+    pub(crate) a_steps: *const usize,
     /// A panel's steps, each 2 KiB a term: 16 pairs of inputs, of each 32 columns.
     pub(crate) b: *const u16,
     pub(crate) steps: usize,

@@ -1,7 +1,7 @@
 //! Flash attention on a matrix unit, transposed as in [`crate::attention()`]: scores are `K Q^T`, the result is `V^T P`.
 use std::ops::Range;
 
-use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, TILE_BYTES, Terms};
+use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, TILE_BYTES, Terms, one_behind_the_other};
 use crate::attention::Call;
 use crate::buffer::{Shared, scratch};
 use crate::gemm::{SMALL_WORK, padded, share_out};
@@ -23,7 +23,9 @@ pub(crate) fn attention(unit: &'static Unit, terms: Terms, call: &Call<'_>, batc
     let blocks = call.q_len.div_ceil(QUERY_BLOCK);
     let parts = threads.div_ceil(pairs).min(blocks);
     let y = Shared::new(out);
-    let head = Head { unit, terms, call };
+    let mut head = Head { unit, terms, call, key_places: Vec::new(), value_places: Vec::new() };
+    head.key_places = one_behind_the_other(Terms::One, head.steps());
+    head.value_places = one_behind_the_other(terms, KEY_BLOCK / STEP);
     let one = |task: usize| {
         let (pair, part) = (task / parts, task % parts);
         let blocks = part * blocks / parts..(part + 1) * blocks / parts;
@@ -37,6 +39,9 @@ struct Head<'a> {
     unit: &'static Unit,
     terms: Terms,
     call: &'a Call<'a>,
+    /// Where the steps of a strip of keys begin, and those of a block of values.
+    key_places: Vec<usize>,
+    value_places: Vec<usize>,
 }
 
 /// A panel of queries and what becomes of it.
@@ -236,7 +241,7 @@ impl Head<'_> {
                 a_second: steps * TILE_BYTES,
                 a_low: 0,
                 a_row: TILE_BYTES / ROW_TILE,
-                a_step: TILE_BYTES,
+                a_steps: self.key_places.as_ptr(),
                 b: panel.right.as_ptr().cast(),
                 steps,
                 terms: Terms::One,
@@ -282,7 +287,7 @@ impl Head<'_> {
                 a_second: row * size_of::<u16>(),
                 a_low: TILE_BYTES,
                 a_row: TILE_BYTES / ROW_TILE,
-                a_step: terms * TILE_BYTES,
+                a_steps: self.value_places.as_ptr(),
                 b: weights.as_ptr().cast(),
                 steps,
                 terms: self.terms,

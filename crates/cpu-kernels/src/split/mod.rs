@@ -9,10 +9,12 @@
 //! A tile is 16 rows of 32 elements. The left matrix comes in strips of two rows of tiles, each `(row of tiles, step, term, row,
 //! element)`; the right one in panels of 32 columns, `(panel, step, term, pair of inputs, column, input of the pair)`.
 mod attention;
+mod conv;
 mod product;
 mod weights;
 
 pub(crate) use attention::attention;
+pub(crate) use conv::convolve;
 pub(crate) use product::{Finish, product};
 pub(crate) use weights::SplitWeights;
 
@@ -25,6 +27,8 @@ pub(crate) const ROW_TILE: usize = 16;
 pub(crate) const STRIP_ROWS: usize = 2 * ROW_TILE;
 /// Columns of a panel.
 pub(crate) const PANEL_COLUMNS: usize = 32;
+/// Floats of one strip's sums.
+const SUMS: usize = STRIP_ROWS * PANEL_COLUMNS;
 /// Inputs that one product of tiles takes.
 pub(crate) const STEP: usize = 32;
 /// Bytes of a tile.
@@ -54,6 +58,17 @@ impl Terms {
             Terms::Three => 2,
         }
     }
+}
+
+/// Where the tiles of each step begin, in bytes, for tiles that lie one behind the other.
+fn one_behind_the_other(terms: Terms, steps: usize) -> Vec<usize> {
+    (0..steps).map(|step| step * terms.count() * TILE_BYTES).collect()
+}
+
+/// How many parts to make of the panels where there are so many blocks of rows. Several tasks for each thread: where another
+/// program computes on the same core, its unit is a quarter as fast for seconds, and whoever is done takes over what is left.
+fn panel_parts(blocks: usize, panels: usize, threads: usize) -> usize {
+    if threads == 1 { 1 } else { (4 * threads).div_ceil(blocks).min(panels) }
 }
 
 /// A thread's tiles, given back when dropped.

@@ -1,16 +1,17 @@
 use std::ops::Range;
 
-use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, SplitWeights, TILE_BYTES};
+use super::{
+    Configured, PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, SUMS, SplitWeights, TILE_BYTES, one_behind_the_other,
+    panel_parts,
+};
 use crate::buffer::{Scratch, Shared, scratch};
-use crate::gemm::{Blocks, Output, RowSource, SMALL_WORK, share_out};
+use crate::gemm::{Blocks, Output, RowSource, SMALL_WORK, share, share_out};
 use crate::simd::{Emit, Kernels, Multiply, Split};
 
 /// Bytes of the left matrix that are multiplied by all panels while they are in the second cache.
 const BLOCK_BYTES: usize = 640 << 10;
 /// Rows of a block: the more, the more often a panel is used once it has come.
 const BLOCK_ROWS: usize = 256;
-/// Floats of one strip's sums.
-const SUMS: usize = STRIP_ROWS * PANEL_COLUMNS;
 
 /// What becomes of the sums.
 pub(crate) enum Finish<'a> {
@@ -41,32 +42,30 @@ pub(crate) fn product<S: RowSource>(
     // Narrow terms leave room for more inputs.
     let k_most = BLOCK_BYTES / (BLOCK_ROWS * 2 * b.terms.count());
     let threads = if rows * b.n * b.k < SMALL_WORK { 1 } else { rayon::current_num_threads() };
-    let blocks = rows.div_ceil(BLOCK_ROWS);
-    // Few rows are shared out by panels, so that each weight is read by one thread.
-    let (blocks, unit_tasks) = if blocks >= threads {
-        (blocks.next_multiple_of(threads).min(rows.div_ceil(STRIP_ROWS)), 1)
-    } else {
-        (blocks, threads.div_ceil(blocks).min(units))
-    };
+    let strips = rows.div_ceil(STRIP_ROWS);
+    let blocks = Blocks::new(strips, BLOCK_ROWS / STRIP_ROWS);
+    let unit_tasks = panel_parts(blocks.count, units, threads);
     let steps = b.k.div_ceil(STEP);
-    let call = Call {
-        kernels,
-        source,
-        b,
-        group_rows,
-        strips: Blocks::new(rows.div_ceil(STRIP_ROWS), rows.div_ceil(STRIP_ROWS).div_ceil(blocks)),
-        steps: Blocks::new(steps.max(1), (k_most / STEP).max(1)),
-        rows,
-        columns,
-        finish,
-        y: Shared::new(y),
-    };
-    let blocks = call.strips.count;
-    share_out(blocks * unit_tasks, |task| {
-        let part = task % unit_tasks;
-        let units = part * units / unit_tasks..(part + 1) * units / unit_tasks;
+    let steps = Blocks::new(steps.max(1), (k_most / STEP).max(1));
+    let call = Call { kernels, source, b, group_rows, steps, rows, columns, finish, y: Shared::new(y) };
+    // What several tasks multiply is split once, by all threads, before.
+    let whole = 0..if b.k == 0 { 0 } else { b.k.div_ceil(STEP) };
+    let strip_len = call.strip_len(whole.len());
+    let mut shared = scratch(if unit_tasks > 1 { strips * strip_len } else { 0 });
+    if unit_tasks > 1 {
+        let to = Shared::new(&mut shared);
+        share_out(strips, |strip| {
+            let mut gathered = scratch(source.scratch_len(STRIP_ROWS, b.k));
+            // SAFETY: each strip has a place of its own.
+            unsafe { call.split(strip, &whole, &mut gathered, to.get().add(strip * strip_len).cast()) };
+        });
+    }
+    let shared = &*shared;
+    share_out(blocks.count * unit_tasks, |task| {
+        let strips = blocks.range(task / unit_tasks);
+        let split = (unit_tasks > 1).then(|| &shared[strips.start * strip_len..strips.end * strip_len]);
         // SAFETY: the ranges of different tasks are different parts of y, whose size is checked above.
-        unsafe { call.block(call.strips.range(task / unit_tasks), units) };
+        unsafe { call.block(strips, share(units, unit_tasks, task % unit_tasks), split) };
     });
 }
 
@@ -85,7 +84,6 @@ struct Call<'a, S> {
     source: &'a S,
     b: &'a SplitWeights,
     group_rows: usize,
-    strips: Blocks,
     steps: Blocks,
     rows: usize,
     columns: usize,
@@ -94,28 +92,43 @@ struct Call<'a, S> {
 }
 
 impl<S: RowSource> Call<'_, S> {
+    /// Floats that so many steps of a strip take.
+    fn strip_len(&self, steps: usize) -> usize {
+        2 * steps * self.b.terms.count() * TILE_BYTES / size_of::<f32>()
+    }
+
+    /// The strips' rows against the panels of these units; `whole` has all steps of those rows, where they are split already.
+    ///
     /// # Safety
     /// Nobody else touches these rows and columns of `y`.
-    unsafe fn block(&self, strips: Range<usize>, units: Range<usize>) {
+    unsafe fn block(&self, strips: Range<usize>, units: Range<usize>, whole: Option<&[f32]>) {
         let (b, parts) = (self.b, self.finish.parts());
         let terms = b.terms.count();
         let steps_most = self.steps.largest();
-        let strip_elements = |steps: usize| 2 * steps * terms * TILE_BYTES / size_of::<u16>();
-        let mut left = scratch(strips.len() * strip_elements(steps_most) / 2);
-        let mut gathered = scratch(self.source.scratch_len(STRIP_ROWS, steps_most * STEP));
+        let own = if whole.is_some() { 0 } else { 1 };
+        let mut left = scratch(own * strips.len() * self.strip_len(steps_most));
+        let mut gathered = scratch(own * self.source.scratch_len(STRIP_ROWS, steps_most * STEP));
         let panel_len = b.scratch_len(steps_most);
         let mut panels = scratch(parts * panel_len);
         let held = if self.steps.count > 1 { units.len() * strips.len() } else { 1 };
         let mut sums = scratch(held * parts * SUMS);
+        let a_steps = one_behind_the_other(b.terms, b.k.div_ceil(STEP));
         let _tiles = Configured::new(b.unit);
         for block in 0..self.steps.count {
             let steps = if b.k == 0 { 0..0 } else { self.steps.range(block) };
             let (first, last) = (block == 0, block + 1 == self.steps.count);
-            for (i, strip) in strips.clone().enumerate() {
-                let to = left[i * strip_elements(steps.len()) / 2..].as_mut_ptr().cast();
-                // SAFETY: there is room for the strip.
-                unsafe { self.split(strip, &steps, &mut gathered, to) };
-            }
+            // The strips' tiles, the steps of each of its halves, and the first of ours among those.
+            let (left, steps_there, from) = match whole {
+                Some(whole) => (whole, b.k.div_ceil(STEP), steps.start),
+                None => {
+                    for (i, strip) in strips.clone().enumerate() {
+                        let to = left[i * self.strip_len(steps.len())..].as_mut_ptr().cast();
+                        // SAFETY: there is room for the strip.
+                        unsafe { self.split(strip, &steps, &mut gathered, to) };
+                    }
+                    (&*left, steps.len(), 0)
+                }
+            };
             for (u, unit) in units.clone().enumerate() {
                 let mut right = [std::ptr::null(); 2];
                 for part in 0..parts {
@@ -132,11 +145,11 @@ impl<S: RowSource> Call<'_, S> {
                             row_tiles: 2,
                             rows: STRIP_ROWS.min(self.rows - strip * STRIP_ROWS),
                             inputs: ((steps.end * STEP).min(b.k)).saturating_sub(steps.start * STEP),
-                            a: left[i * strip_elements(steps.len()) / 2..].as_ptr().cast(),
-                            a_second: steps.len() * terms * TILE_BYTES,
+                            a: left[i * self.strip_len(steps_there)..].as_ptr().cast(),
+                            a_second: steps_there * terms * TILE_BYTES,
                             a_low: TILE_BYTES,
                             a_row: TILE_BYTES / ROW_TILE,
-                            a_step: terms * TILE_BYTES,
+                            a_steps: a_steps[from..].as_ptr(),
                             b: right[part],
                             steps: steps.len(),
                             terms: b.terms,

@@ -13,6 +13,7 @@ pub(crate) struct SplitWeights {
     pub(crate) terms: Terms,
     pub(crate) n: usize,
     pub(crate) k: usize,
+    reads_maps: bool,
     stored: Stored,
     data: Buffer,
 }
@@ -32,7 +33,8 @@ enum Stored {
 const STEP_ELEMENTS: usize = PANEL_COLUMNS * STEP;
 
 impl SplitWeights {
-    /// Packs a weight of shape `(n, inner, taps)`; input number `tap * inner + i` of output `o` is element `(o, i, tap)`.
+    /// Packs a weight of shape `(n, inner, taps)`; element `(o, i, tap)` becomes input number `tap * inner + i` of output `o`, or,
+    /// where [maps are read](SplitWeights::reads_maps), one of a step of 32 that the taps share: `(i / 32 * taps + tap) * 32 + i % 32`.
     /// For a plain matrix `taps` is 1.
     pub(crate) fn new(
         unit: &'static Unit,
@@ -58,7 +60,12 @@ impl SplitWeights {
                 (Stored::Terms, pack(w, shape, 2, both))
             }
         };
-        Self { unit, terms, n, k: inner * taps, stored, data }
+        Self { unit, terms, n, k: inner * taps, reads_maps: taps > 1 && inner.is_multiple_of(STEP), stored, data }
+    }
+
+    /// Whether these are for [`convolve`](super::convolve): those of a kernel of more than one pixel, over channels that fill steps.
+    pub(crate) fn reads_maps(&self) -> bool {
+        self.reads_maps
     }
 
     pub(crate) fn panels(&self) -> usize {
@@ -126,6 +133,8 @@ fn pack<T: Copy + Sync>(
 ) -> Buffer {
     let k = inner * taps;
     let panel = k.div_ceil(STEP) * STEP_ELEMENTS * terms;
+    let shared = inner.is_multiple_of(STEP);
+    let input = |i: usize, tap: usize| if shared { (i / STEP * taps + tap) * STEP + i % STEP } else { tap * inner + i };
     let mut data = Buffer::zeroed(n.div_ceil(PANEL_COLUMNS) * panel / 2);
     if panel == 0 {
         return data;
@@ -136,7 +145,7 @@ fn pack<T: Copy + Sync>(
             let row = &w[(p * PANEL_COLUMNS + j) * k..][..k];
             for tap in 0..taps {
                 for i in 0..inner {
-                    let input = tap * inner + i;
+                    let input = input(i, tap);
                     let (step, within) = (input / STEP, input % STEP);
                     let at = within / 2 * 2 * PANEL_COLUMNS + 2 * j + within % 2;
                     let step = &mut to[step * STEP_ELEMENTS * terms..][..STEP_ELEMENTS * terms];

@@ -1,0 +1,253 @@
+//! Convolutions on a matrix unit. A tile of the left matrix is sixteen pixels' channels, which are read where they stand in a
+//! map of terms, so that no patch is ever gathered: the nine tiles of a 3 x 3 kernel are mostly the same lines of the first
+//! cache.
+use std::ops::Range;
+
+use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, SUMS, SplitWeights, panel_parts};
+use crate::buffer::{Scratch, Shared, scratch};
+use crate::conv::Maps;
+use crate::gemm::{Blocks, Output, SMALL_WORK, share, share_out};
+use crate::simd::{Emit, Kernels, Multiply, Narrow};
+
+/// Bytes of the map that a block of pixels is computed from: it stays in the second cache while the panels go by.
+const MAP_BYTES: usize = 896 << 10;
+/// Bytes of a panel that are multiplied by all tiles of a block before the next come.
+const PANEL_BYTES: usize = 256 << 10;
+
+/// As [`Conv2d::forward`](crate::Conv2d::forward), which has checked every length, for weights that
+/// [read maps](SplitWeights::reads_maps).
+pub(crate) fn convolve(
+    kernels: &'static Kernels,
+    x: &[f32],
+    maps: Maps,
+    b: &SplitWeights,
+    out: &Output<'_>,
+    y: &mut [f32],
+) {
+    if y.is_empty() {
+        return;
+    }
+    let threads = if y.len() * b.k < SMALL_WORK { 1 } else { rayon::current_num_threads() };
+    let pitch = (maps.out_w - 1) * maps.stride + maps.kernel.1;
+    let rows_in = |rows: usize| (rows - 1) * maps.stride + maps.kernel.0;
+    let pixel = (maps.c / STEP | 1) * STEP;
+    let bytes = |rows: usize| rows_in(rows) * pitch * pixel * b.terms.count() * size_of::<u16>();
+    // Whole images where they fit, else bands of one.
+    let bands = (1..=maps.out_h).find(|bands| bytes(maps.out_h.div_ceil(*bands)) <= MAP_BYTES).unwrap_or(maps.out_h);
+    let images = if bands > 1 { 1 } else { (MAP_BYTES / bytes(maps.out_h)).clamp(1, maps.n) };
+    let (bands, groups) = (Blocks::new(maps.out_h, maps.out_h.div_ceil(bands)), Blocks::new(maps.n, images));
+    let blocks = bands.count * groups.count;
+    let parts = panel_parts(blocks, b.panels(), threads);
+    let steps = Blocks::new(b.k / STEP, (PANEL_BYTES / (b.terms.count() * STEP * PANEL_COLUMNS * 2)).max(1));
+    let rows = rows_in(bands.largest());
+    // A tile at the end of a row reads on behind it.
+    let map_len = rows * pitch * pixel;
+    let plane = groups.largest() * map_len + ROW_TILE * maps.stride * pixel;
+    let call =
+        Call { kernels, x, maps, b, out, y: Shared::new(y), pitch, pixel, map_len, plane, steps, offsets: Vec::new() };
+    let call = Call { offsets: call.offsets(), ..call };
+    share_out(blocks * parts, |task| {
+        let (block, part) = (task / parts, task % parts);
+        let (images, rows) = (groups.range(block / bands.count), bands.range(block % bands.count));
+        // SAFETY: tasks have different pixels or different panels, so different parts of y.
+        unsafe { call.block(images, rows, share(b.panels(), parts, part)) };
+    });
+}
+
+struct Call<'a> {
+    kernels: &'static Kernels,
+    x: &'a [f32],
+    maps: Maps,
+    b: &'a SplitWeights,
+    out: &'a Output<'a>,
+    y: Shared,
+    /// Pixels from one row of a block's map to the next; the padding is written out.
+    pitch: usize,
+    /// Elements from one pixel to the next: an odd number of cache lines, so that neighbours do not fall into the same few lines of
+    /// the first cache.
+    pixel: usize,
+    /// Elements of one image's map, and of one term of all images' maps.
+    map_len: usize,
+    plane: usize,
+    steps: Blocks,
+    /// In bytes: from the first pixel under a kernel to what each step multiplies.
+    offsets: Vec<usize>,
+}
+
+/// Sixteen pixels of the output.
+struct PixelTile {
+    image: usize,
+    /// Of the first of them. Those behind a row's end are dropped.
+    row: usize,
+    col: usize,
+}
+
+impl Call<'_> {
+    /// The steps' order is the one in which [`SplitWeights`] are packed.
+    fn offsets(&self) -> Vec<usize> {
+        let Maps { c, kernel, .. } = self.maps;
+        let mut offsets = Vec::with_capacity(self.b.k / STEP);
+        for channel in (0..c).step_by(STEP) {
+            for (row, col) in (0..kernel.0).flat_map(|row| (0..kernel.1).map(move |col| (row, col))) {
+                offsets.push(((row * self.pitch + col) * self.pixel + channel) * size_of::<u16>());
+            }
+        }
+        offsets
+    }
+
+    /// # Safety
+    /// Nobody else touches the channels of these panels in these images' rows of y.
+    unsafe fn block(&self, images: Range<usize>, rows: Range<usize>, panels: Range<usize>) {
+        let (maps, b) = (self.maps, self.b);
+        let terms = b.terms.count();
+        let mut map = scratch(self.plane * terms / 2);
+        self.write_map(&images, &rows, &mut map);
+        let (tiles, linear) = self.tiles(images.len(), rows.len());
+        let place = |tile: &PixelTile| {
+            let pixel = tile.row * maps.stride * self.pitch + tile.col * maps.stride;
+            (tile.image * self.map_len + pixel * self.pixel) * size_of::<u16>()
+        };
+        let mut panel = scratch(b.scratch_len(self.steps.largest()));
+        let strips = tiles.len().div_ceil(2);
+        let held = if self.steps.count > 1 { strips } else { 1 };
+        let mut sums = scratch(held * SUMS);
+        let _tiles = Configured::new(b.unit);
+        for p in panels {
+            for block in 0..self.steps.count {
+                let steps = self.steps.range(block);
+                // SAFETY: there is room for these steps.
+                let right = unsafe { b.panel(p, steps.start, steps.len(), panel.as_mut_ptr()) };
+                for (i, pair) in tiles.chunks(2).enumerate() {
+                    let sums = &mut sums[i % held * SUMS..][..SUMS];
+                    let first = place(&pair[0]);
+                    let multiply = Multiply {
+                        row_tiles: pair.len(),
+                        rows: pair.len() * ROW_TILE,
+                        inputs: steps.len() * STEP,
+                        a: map.as_ptr().cast::<u16>().wrapping_byte_add(first),
+                        a_second: pair.get(1).map_or(0, |second| place(second) - first),
+                        a_low: self.plane * size_of::<u16>(),
+                        a_row: maps.stride * self.pixel * size_of::<u16>(),
+                        a_steps: self.offsets[steps.clone()].as_ptr(),
+                        b: right,
+                        steps: steps.len(),
+                        terms: b.terms,
+                        c: sums.as_mut_ptr(),
+                        accumulate: block > 0,
+                    };
+                    // SAFETY: the map has every tile's pixels and sixteen more, the panel these steps, and the tiles are
+                    // configured.
+                    unsafe { (b.unit.multiply)(&multiply) };
+                    if block + 1 == self.steps.count {
+                        for (tile, sums) in pair.iter().zip(sums.chunks_exact(SUMS / 2)) {
+                            // SAFETY: these pixels and channels of y are ours.
+                            unsafe { self.finish(tile, linear, images.start, &rows, p, sums) };
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The block's pixels in tiles, and whether those go on from a row to the next (over the padding between), which wastes less
+    /// where rows are no multiple of sixteen.
+    fn tiles(&self, images: usize, rows: usize) -> (Vec<PixelTile>, bool) {
+        let Maps { out_w, stride, .. } = self.maps;
+        let positions = (rows - 1) * self.pitch + out_w;
+        let linear = stride == 1 && positions.div_ceil(ROW_TILE) < rows * out_w.div_ceil(ROW_TILE);
+        let mut tiles = Vec::new();
+        for image in 0..images {
+            if linear {
+                let firsts = (0..positions).step_by(ROW_TILE);
+                tiles.extend(firsts.map(|at| PixelTile { image, row: at / self.pitch, col: at % self.pitch }));
+            } else {
+                for row in 0..rows {
+                    tiles.extend((0..out_w).step_by(ROW_TILE).map(|col| PixelTile { image, row, col }));
+                }
+            }
+        }
+        (tiles, linear)
+    }
+
+    /// The rows of the padded map that these rows of the output are computed from, as terms.
+    fn write_map(&self, images: &Range<usize>, rows: &Range<usize>, map: &mut Scratch) {
+        let Maps { h, w, c, kernel, stride, top, left, .. } = self.maps;
+        let plane = self.plane;
+        let (high, low) = bytemuck::cast_slice_mut::<f32, u16>(map).split_at_mut(plane);
+        let rows_in = (rows.len() - 1) * stride + kernel.0;
+        // Columns of the picture, and those of the padding at its sides.
+        let left = left.min(self.pitch);
+        let right = (left + w).min(self.pitch);
+        for (i, image) in images.clone().enumerate() {
+            for row in 0..rows_in {
+                let y = rows.start * stride + row;
+                let inside = if y >= top && y < top + h { left..right } else { 0..0 };
+                for col in 0..self.pitch {
+                    let at = i * self.map_len + (row * self.pitch + col) * self.pixel;
+                    let (high, low) = (&mut high[at..at + c], low.get_mut(at..at + c));
+                    if !inside.contains(&col) {
+                        high.fill(0);
+                        low.into_iter().for_each(|low| low.fill(0));
+                        continue;
+                    }
+                    let from = ((image * h + y - top) * w + col - left) * c;
+                    let narrow = Narrow {
+                        x: self.x[from..from + c].as_ptr(),
+                        len: c,
+                        terms: self.b.terms,
+                        high: high.as_mut_ptr(),
+                        low: low.map_or(std::ptr::null_mut(), |low| low.as_mut_ptr()),
+                    };
+                    // SAFETY: each has c elements, a multiple of a step's.
+                    unsafe { (self.b.unit.narrow)(&narrow) };
+                }
+            }
+        }
+    }
+
+    /// Sixteen rows of sums to their pixels.
+    ///
+    /// # Safety
+    /// Nobody else touches this panel's channels in these rows of y.
+    unsafe fn finish(
+        &self,
+        tile: &PixelTile,
+        linear: bool,
+        first_image: usize,
+        rows: &Range<usize>,
+        p: usize,
+        sums: &[f32],
+    ) {
+        let (maps, n) = (self.maps, self.b.n);
+        let channel = p * PANEL_COLUMNS;
+        let image = first_image + tile.image;
+        let padded = self.b.panels() * PANEL_COLUMNS;
+        let bias = if self.out.bias.len() == padded { 0 } else { image * padded };
+        let (mut row, mut col, mut done) = (tile.row, tile.col, 0);
+        while done < ROW_TILE && row < rows.len() {
+            let count = maps.out_w.saturating_sub(col).min(ROW_TILE - done);
+            let at = ((image * maps.out_h + rows.start + row) * maps.out_w + col) * n + channel;
+            if count > 0 {
+                // SAFETY: these pixels lie within y.
+                unsafe {
+                    (self.kernels.emit)(&Emit {
+                        sums: sums[done * PANEL_COLUMNS..].as_ptr(),
+                        ld_sums: PANEL_COLUMNS,
+                        rows: count,
+                        columns: PANEL_COLUMNS.min(n - channel),
+                        bias: self.out.bias[bias + channel..].as_ptr(),
+                        act: self.out.act,
+                        residual: self.out.residual.map_or(std::ptr::null(), |r| r[at..].as_ptr()),
+                        y: self.y.get().add(at),
+                        ldy: n,
+                    });
+                }
+            }
+            if !linear {
+                return;
+            }
+            done += self.pitch - col;
+            (row, col) = (row + 1, 0);
+        }
+    }
+}
