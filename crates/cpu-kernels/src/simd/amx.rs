@@ -7,7 +7,7 @@ use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
 use super::Kernels;
-use super::avx512_terms::{narrow, pair, split, widen_f16};
+use super::avx512_terms::{narrow, pair, softmax, split, widen_f16};
 use super::units::{Multiply, Unit};
 use crate::split::{TILE_BYTES, Terms};
 
@@ -15,7 +15,7 @@ use crate::split::{TILE_BYTES, Terms};
 pub(crate) static KERNELS: Kernels = Kernels { unit: Some(&UNIT), ..super::avx512::KERNELS };
 
 static UNIT: Unit =
-    Unit { multiplies_f32: true, pays: || true, configure, release, split, narrow, pair, widen_f16, multiply };
+    Unit { multiplies_f32: true, pays: || true, configure, release, split, narrow, pair, softmax, widen_f16, multiply };
 
 /// Whether the processor has tiles and the system lets this process use them.
 pub(crate) fn available() -> bool {

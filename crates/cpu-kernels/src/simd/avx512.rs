@@ -1,7 +1,7 @@
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-pub(super) struct Zmm(__m512);
+pub(super) struct Zmm(pub(super) __m512);
 
 // SAFETY, for every block below: the caller promises AVX-512F and good pointers, as `Vector` asks.
 #[allow(clippy::undocumented_unsafe_blocks)]

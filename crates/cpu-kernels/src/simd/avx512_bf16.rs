@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::Kernels;
-use super::avx512_terms::{narrow, pair, split, widen_f16};
+use super::avx512_terms::{narrow, pair, softmax, split, widen_f16};
 use super::units::{Multiply, Unit};
 use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, Terms};
 
@@ -18,6 +18,7 @@ static UNIT: Unit = Unit {
     split,
     narrow,
     pair,
+    softmax,
     widen_f16,
     multiply,
 };
@@ -26,6 +27,7 @@ static UNIT: Unit = Unit {
 pub(crate) fn available() -> bool {
     std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512dq")
         && std::is_x86_feature_detected!("avx512bf16")
 }
 

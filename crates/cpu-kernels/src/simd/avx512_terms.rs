@@ -1,7 +1,9 @@
 //! Numbers to the `bf16` terms that a unit multiplies, by AVX-512: what AMX and the dot products of AVX-512 have in common.
 use std::arch::x86_64::*;
 
+use super::avx512::Zmm;
 use super::units::{Narrow, Pair, Split};
+use super::{SoftmaxBlock, math, rows};
 use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, TILE_BYTES, Terms};
 
 /// # Safety
@@ -46,12 +48,6 @@ pub(super) unsafe fn narrow(n: &Narrow) {
 /// The machine has AVX-512 with BW and BF16, and the pointers are good for what [`Pair`] says.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pair(p: &Pair) {
-    /// Elements of one term of a step.
-    const TERM: usize = PANEL_COLUMNS * STEP;
-    // Element 2 i is number i of the first row, 2 i + 1 that of the second.
-    let interleave: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
-    // SAFETY: 32 elements.
-    let interleave = unsafe { _mm512_loadu_si512(interleave.as_ptr().cast()) };
     for pair in 0..p.steps * STEP / 2 {
         for column in (0..PANEL_COLUMNS).step_by(16) {
             // SAFETY: rows beyond the last are not read, and there is room for every step's terms.
@@ -64,16 +60,87 @@ pub(super) unsafe fn pair(p: &Pair) {
                     }
                 };
                 let (a, b) = (load(2 * pair), load(2 * pair + 1));
-                let step = pair / (STEP / 2) * p.terms.count() * TERM;
-                let to = p.to.add(step + (pair % (STEP / 2) * PANEL_COLUMNS + column) * 2);
-                let (high, low) = terms(a, b, p.terms);
-                _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(interleave, high));
-                if p.terms == Terms::Three {
-                    _mm512_storeu_si512(to.add(TERM).cast(), _mm512_permutexvar_epi16(interleave, low));
-                }
+                write_pair(a, b, pair, column, p.terms, p.to);
             }
         }
     }
+}
+
+/// Sixteen columns of two rows of a panel, to their place.
+///
+/// # Safety
+/// As [`pair`]; `to` has every term of this pair of rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn write_pair(a: __m512, b: __m512, pair: usize, column: usize, kept: Terms, to: *mut u16) {
+    /// Elements of one term of a step.
+    const TERM: usize = PANEL_COLUMNS * STEP;
+    /// Element 2 i is number i of the first row, 2 i + 1 that of the second.
+    static INTERLEAVE: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = (i / 2 + i % 2 * 16) as u16;
+            i += 1;
+        }
+        order
+    };
+    let (high, low) = terms(a, b, kept);
+    // SAFETY: 32 elements, and the caller's promise.
+    unsafe {
+        let interleave = _mm512_loadu_si512(INTERLEAVE.as_ptr().cast());
+        let to = to.add(pair / (STEP / 2) * kept.count() * TERM + (pair % (STEP / 2) * PANEL_COLUMNS + column) * 2);
+        _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(interleave, high));
+        if kept == Terms::Three {
+            _mm512_storeu_si512(to.add(TERM).cast(), _mm512_permutexvar_epi16(interleave, low));
+        }
+    }
+}
+
+/// # Safety
+/// The machine has AVX-512 with BW, DQ and BF16, the pointers are good for what [`SoftmaxBlock`] says, and `to` has room for every
+/// step of its rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+pub(super) unsafe fn softmax(b: &SoftmaxBlock, kept: Terms, to: *mut u16) {
+    for column in (0..PANEL_COLUMNS).step_by(16) {
+        // SAFETY: rows beyond the last are not read, and there is room for every step's terms.
+        unsafe {
+            let largest = rows::raise::<Zmm>(b, column).0;
+            let mut sums = [_mm512_setzero_ps(); 2];
+            for pair in 0..b.rows.div_ceil(STEP) * STEP / 2 {
+                let mut powers = [_mm512_setzero_ps(); 2];
+                for (i, power) in powers.iter_mut().enumerate() {
+                    let row = 2 * pair + i;
+                    if row < b.rows {
+                        let x = _mm512_sub_ps(_mm512_loadu_ps(b.scores.add(row * PANEL_COLUMNS + column)), largest);
+                        *power = if kept == Terms::One { short_exp2(x) } else { math::exp2(Zmm(x)).0 };
+                        sums[i] = _mm512_add_ps(sums[i], *power);
+                    }
+                }
+                write_pair(powers[0], powers[1], pair, column, kept, to);
+            }
+            let at = b.sums.add(column);
+            let sum = _mm512_add_ps(sums[0], sums[1]);
+            _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), sum));
+        }
+    }
+}
+
+/// `2^x` for x up to 0, with a relative error of 8e-5 (that of `bf16` is 4e-3); below -126 the result stays 2^-126.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn short_exp2(x: __m512) -> __m512 {
+    /// Round down, tell of nothing.
+    const FLOOR: i32 = 9;
+    let x = _mm512_max_ps(_mm512_set1_ps(-126.0), x);
+    let f = _mm512_reduce_ps::<FLOOR>(x);
+    // Minimax for the relative error on [0, 1].
+    let p = _mm512_set1_ps(7.802_452e-2);
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.260_671_8e-1));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.958_335_2e-1));
+    let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.999_252_2e-1));
+    // 2 to the power of x rounded down.
+    _mm512_scalef_ps(p, x)
 }
 
 /// Weights of half precision to the terms of one panel; the order of the elements stays.

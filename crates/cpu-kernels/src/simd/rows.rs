@@ -79,7 +79,7 @@ pub(super) unsafe fn widen_bf16<V: Vector>(x: *const u16, y: *mut f32, len: usiz
 /// One block of keys in the online softmax of flash attention (Milakov and Gimelshein, arXiv:1805.02867), to the base 2.
 /// Every pointer is to rows of one panel: queries lie across, keys go down.
 pub(crate) struct SoftmaxBlock {
-    /// Scores, replaced by `2^(score - largest so far)`.
+    /// Scores, which become `2^(score - largest so far)`.
     pub(crate) scores: *mut f32,
     pub(crate) rows: usize,
     /// One row: the largest score of each query so far.
@@ -100,40 +100,54 @@ pub(super) unsafe fn softmax_block<V: Vector>(b: &SoftmaxBlock) {
         // SAFETY: the caller's promise.
         unsafe {
             let scores = b.scores.add(column);
-            let before = V::load(b.largest.add(column));
-            // Four at a time, since each has to wait for the one before.
-            let mut four = [before; 4];
-            let mut i = 0;
-            while i + 4 <= b.rows {
-                for n in 0..4 {
-                    four[n] = four[n].max(V::load(scores.add((i + n) * width)));
-                }
-                i += 4;
-            }
-            while i < b.rows {
-                four[0] = four[0].max(V::load(scores.add(i * width)));
-                i += 1;
-            }
-            let largest = four[0].max(four[1]).max(four[2].max(four[3]));
-            let mut sum = V::splat(0.0);
+            let largest = raise::<V>(b, column);
+            let mut sum = V::load(b.sums.add(column));
             for i in 0..b.rows {
                 let p = math::exp2(V::load(scores.add(i * width)).sub(largest));
                 p.store(scores.add(i * width));
                 sum = sum.add(p);
             }
+            sum.store(b.sums.add(column));
+        }
+    }
+}
+
+/// Finds the largest scores so far of one register of queries, and scales what was summed before down to them.
+///
+/// # Safety
+/// As [`softmax_block`]; `column` is the first of the register's queries.
+#[inline(always)]
+pub(super) unsafe fn raise<V: Vector>(b: &SoftmaxBlock, column: usize) -> V {
+    let width = V::PANEL * V::LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scores = b.scores.add(column);
+        let before = V::load(b.largest.add(column));
+        // Four at a time, since each has to wait for the one before.
+        let mut four = [before; 4];
+        let mut i = 0;
+        while i + 4 <= b.rows {
+            for n in 0..4 {
+                four[n] = four[n].max(V::load(scores.add((i + n) * width)));
+            }
+            i += 4;
+        }
+        while i < b.rows {
+            four[0] = four[0].max(V::load(scores.add(i * width)));
+            i += 1;
+        }
+        let largest = four[0].max(four[1]).max(four[2].max(four[3]));
+        if largest.sub(before).largest() > 0.0 {
+            largest.store(b.largest.add(column));
+            let shrink = math::exp2(before.sub(largest));
             let sums = b.sums.add(column);
-            if largest.sub(before).largest() > 0.0 {
-                largest.store(b.largest.add(column));
-                let shrink = math::exp2(before.sub(largest));
-                V::load(sums).mul_add(shrink, sum).store(sums);
-                for i in 0..b.out_rows {
-                    let out = b.out.add(i * width + column);
-                    V::load(out).mul(shrink).store(out);
-                }
-            } else {
-                V::load(sums).add(sum).store(sums);
+            V::load(sums).mul(shrink).store(sums);
+            for i in 0..b.out_rows {
+                let out = b.out.add(i * width + column);
+                V::load(out).mul(shrink).store(out);
             }
         }
+        largest
     }
 }
 

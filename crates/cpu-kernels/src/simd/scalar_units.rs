@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::units::{Multiply, Narrow, Pair, Split, Unit};
-use super::{Kernels, scalar};
+use super::{Kernels, SoftmaxBlock, scalar};
 use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, TILE_BYTES, Terms};
 
 /// As AMX: all products on the unit.
@@ -19,6 +19,7 @@ static TILES: Unit = Unit {
     split,
     narrow,
     pair,
+    softmax,
     widen_f16,
     multiply,
 };
@@ -87,6 +88,16 @@ unsafe fn pair(p: &Pair) {
                 }
             }
         }
+    }
+}
+
+/// # Safety
+/// The pointers are good for what [`SoftmaxBlock`] says, and there is room for its rows' steps.
+unsafe fn softmax(b: &SoftmaxBlock, terms: Terms, to: *mut u16) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (scalar::wide::KERNELS.softmax_block)(b);
+        pair(&Pair { x: b.scores, rows: b.rows, steps: b.rows.div_ceil(STEP), terms, to });
     }
 }
 

@@ -1,4 +1,5 @@
 //! What a unit that multiplies `bf16` has to offer: products of small tiles of `bf16`, summed in `f32`.
+use super::SoftmaxBlock;
 use crate::split::Terms;
 
 /// The functions of one unit. `# Safety` of each: the machine has it, and pointers are good for what is said below.
@@ -14,6 +15,9 @@ pub(crate) struct Unit {
     pub(crate) split: unsafe fn(&Split),
     pub(crate) narrow: unsafe fn(&Narrow),
     pub(crate) pair: unsafe fn(&Pair),
+    /// The softmax of a block as [`Kernels::softmax_block`](super::Kernels) makes it, but for the powers: they go to the terms of a
+    /// panel, as by `pair`, and are as exact as those terms.
+    pub(crate) softmax: unsafe fn(&SoftmaxBlock, Terms, *mut u16),
     /// Steps of one panel, stored in half precision, to its terms.
     pub(crate) widen_f16: unsafe fn(*const u16, usize, Terms, *mut u16),
     pub(crate) multiply: unsafe fn(&Multiply),
