@@ -155,21 +155,6 @@ pub(crate) struct Kernels {
     pub(crate) affine: unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
 }
 
-/// Asks for memory to be brought into a cache, the first one where it is needed at once and the second where it is needed soon, while
-/// something else is computed.
-#[inline]
-pub(crate) fn fetch(memory: &[f32], at_once: bool) {
-    #[cfg(target_arch = "x86_64")]
-    for line in memory.chunks(16) {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        let line = line.as_ptr().cast();
-        // SAFETY: every x86-64 has the instruction, and it changes nothing.
-        unsafe { if at_once { _mm_prefetch::<_MM_HINT_T0>(line) } else { _mm_prefetch::<_MM_HINT_T1>(line) } };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (memory, at_once);
-}
-
 pub(crate) use math::MULTIPLY_ADDS;
 pub(crate) use rows::SoftmaxBlock;
 pub(crate) use winograd::{InputTile, OutputTile};

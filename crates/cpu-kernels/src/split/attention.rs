@@ -5,7 +5,7 @@ use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, TILE_BYTES, T
 use crate::attention::Call;
 use crate::buffer::{Shared, scratch};
 use crate::gemm::{SMALL_WORK, padded, share_out};
-use crate::simd::{Multiply, Pair, SoftmaxBlock, Split, Unit, fetch};
+use crate::simd::{Multiply, Pair, SoftmaxBlock, Split, Unit};
 
 /// Keys whose scores are held at once: with a panel of queries they lie in the first cache.
 const KEY_BLOCK: usize = 128;
@@ -232,8 +232,7 @@ impl Head<'_> {
     fn score(&self, keys: &[f32], first: usize, count: usize, panel: &Panel<'_>, scores: &mut [f32]) {
         let steps = self.steps();
         for strip in 0..count.div_ceil(STRIP_ROWS) {
-            let (keys, behind) = keys[(first / STRIP_ROWS + strip) * steps * TILE..].split_at(steps * TILE);
-            fetch(&behind[..behind.len().min(steps * TILE)], true);
+            let keys = &keys[(first / STRIP_ROWS + strip) * steps * TILE..][..steps * TILE];
             let multiply = Multiply {
                 row_tiles: 2,
                 rows: STRIP_ROWS.min(count - strip * STRIP_ROWS),
@@ -275,15 +274,11 @@ impl Head<'_> {
         let (steps, terms) = (count.div_ceil(STEP), self.terms.count());
         assert!(scores.len() >= count * PANEL_COLUMNS && weights.len() >= steps * terms * TILE);
         let row = self.value_steps() * terms * TILE;
-        let block_of = |tile: usize| (tile * row + first / STEP * terms * TILE) / 2;
-        for tile in 0..self.value_tiles() {
-            fetch(&values[block_of(tile)..][..steps * terms * TILE / 2], true);
-        }
         // SAFETY: all have rows of a panel, and there is room for the weights.
         unsafe { (self.unit.softmax)(&softmax, self.terms, weights.as_mut_ptr().cast()) };
         for tile in (0..self.value_tiles()).step_by(2) {
             let row_tiles = 2.min(self.value_tiles() - tile);
-            let values = &values[block_of(tile)..];
+            let values = &values[(tile * row + first / STEP * terms * TILE) / 2..];
             let multiply = Multiply {
                 row_tiles,
                 rows: (self.call.head_dim - tile * ROW_TILE).min(row_tiles * ROW_TILE),

@@ -112,17 +112,12 @@ impl Call<'_> {
         let held = if self.steps.count > 1 { strips } else { 1 };
         let mut sums = scratch(held * SUMS);
         let _tiles = Configured::new(b.unit);
-        for p in panels.clone() {
+        for p in panels {
             for block in 0..self.steps.count {
                 let steps = self.steps.range(block);
                 // SAFETY: there is room for these steps.
                 let right = unsafe { b.panel(p, steps.start, steps.len(), panel.as_mut_ptr()) };
-                let next = if block + 1 < self.steps.count { (p, block + 1) } else { (p + 1, 0) };
                 for (i, pair) in tiles.chunks(2).enumerate() {
-                    if next.0 < panels.end {
-                        let steps = self.steps.range(next.1);
-                        b.fetch((next.0, steps.start, steps.len()), i, strips);
-                    }
                     let sums = &mut sums[i % held * SUMS..][..SUMS];
                     let first = place(&pair[0]);
                     let multiply = Multiply {

@@ -138,12 +138,6 @@ impl<S: RowSource> Call<'_, S> {
                     right[part] = unsafe { b.panel(p, steps.start, steps.len(), room) };
                 }
                 for (i, strip) in strips.clone().enumerate() {
-                    if unit + 1 < units.end {
-                        for part in 0..parts {
-                            let next = (unit + 1 + part * (b.panels() / 2), steps.start, steps.len());
-                            b.fetch(next, i, strips.len());
-                        }
-                    }
                     let at = if held == 1 { 0 } else { u * strips.len() + i };
                     let sums = &mut sums[at * parts * SUMS..][..parts * SUMS];
                     for part in 0..parts {

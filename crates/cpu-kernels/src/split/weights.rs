@@ -4,8 +4,7 @@ use rayon::prelude::*;
 use super::{PANEL_COLUMNS, STEP, Terms};
 use crate::Weight;
 use crate::buffer::Buffer;
-use crate::gemm::share;
-use crate::simd::{Unit, fetch};
+use crate::simd::Unit;
 
 /// A matrix of `n` outputs by `k` inputs, split into terms, in the order in which a matrix unit reads it; what was stored in half
 /// precision stays so, and is split as it is read.
@@ -93,29 +92,18 @@ impl SplitWeights {
         if self.stored == Stored::Terms { 0 } else { self.len(steps) / 2 }
     }
 
-    /// Steps `step .. step + steps` of panel `p` as they are kept.
-    fn kept(&self, p: usize, step: usize, steps: usize) -> &[f32] {
-        let all = self.k.div_ceil(STEP);
-        assert!(p < self.panels() && step + steps <= all, "steps {step} + {steps} of panel {p}");
-        let stored = if self.stored == Stored::Terms { self.len(1) } else { STEP_ELEMENTS } / 2;
-        &self.data[(p * all + step) * stored..][..steps * stored]
-    }
-
-    /// Fetches part `part` of `parts` of what [`SplitWeights::panel`] will read.
-    pub(crate) fn fetch(&self, (p, step, steps): (usize, usize, usize), part: usize, parts: usize) {
-        let kept = self.kept(p, step, steps);
-        fetch(&kept[share(kept.len(), parts, part)], false);
-    }
-
     /// Steps `step .. step + steps` of panel `p`: where they stand, or in `scratch`.
     ///
     /// # Safety
     /// `scratch` has room for [`SplitWeights::scratch_len`].
     pub(crate) unsafe fn panel(&self, p: usize, step: usize, steps: usize, scratch: *mut f32) -> *const u16 {
-        let from = self.kept(p, step, steps).as_ptr().cast::<u16>();
+        let all = self.k.div_ceil(STEP);
+        assert!(p < self.panels() && step + steps <= all, "steps {step} + {steps} of panel {p}");
+        let stored = if self.stored == Stored::Terms { self.len(1) } else { STEP_ELEMENTS };
         let scratch = scratch.cast::<u16>();
         // SAFETY: the panel's steps lie within the data, and there is room at `scratch`.
         unsafe {
+            let from = self.data.as_ptr().cast::<u16>().add((p * all + step) * stored);
             match self.stored {
                 Stored::Terms => return from,
                 Stored::Half => (self.unit.widen_f16)(from, steps, self.terms, scratch),
