@@ -2,7 +2,7 @@ use crate::buffer::{Buffer, Shared, scratch};
 use crate::gemm::{Blocks, Output, Strided, Strip, share, share_out, split};
 use crate::matrix::Matrix;
 use crate::pack::Packed;
-use crate::simd::Kernels;
+use crate::simd::{Geglu, Kernels};
 use crate::split::{Finish, product};
 use crate::{Activation, Precision, Weight, isa};
 use rayon::prelude::*;
@@ -85,7 +85,16 @@ impl Linear {
                 let (a, gate) = both[i * n..(i + 1) * n].split_at(inner);
                 // SAFETY: all three have `inner` floats.
                 unsafe {
-                    (kernels.geglu)(a.as_ptr(), gate.as_ptr(), n, 1, inner, y.as_mut_ptr(), inner);
+                    (kernels.geglu)(&Geglu {
+                        a: a.as_ptr(),
+                        gate: gate.as_ptr(),
+                        ld: n,
+                        bias: None,
+                        rows: 1,
+                        columns: inner,
+                        y: y.as_mut_ptr(),
+                        ldy: inner,
+                    });
                 };
             });
             return;
@@ -178,8 +187,16 @@ impl Linear {
                     }
                     // SAFETY: rows `range` and columns of panel p of y are ours.
                     unsafe {
-                        let y = y.get().add(range.start * inner + p * width);
-                        (kernels.geglu)(tile_a.as_ptr(), tile_gate.as_ptr(), width, range.len(), width, y, inner);
+                        (kernels.geglu)(&Geglu {
+                            a: tile_a.as_ptr(),
+                            gate: tile_gate.as_ptr(),
+                            ld: width,
+                            bias: None,
+                            rows: range.len(),
+                            columns: width,
+                            y: y.get().add(range.start * inner + p * width),
+                            ldy: inner,
+                        });
                     }
                 }
             }

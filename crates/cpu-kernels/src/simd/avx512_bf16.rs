@@ -27,7 +27,6 @@ static UNIT: Unit = Unit {
 pub(crate) fn available() -> bool {
     std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512bw")
-        && std::is_x86_feature_detected!("avx512dq")
         && std::is_x86_feature_detected!("avx512bf16")
 }
 

@@ -44,28 +44,47 @@ pub(super) unsafe fn finish<V: Vector>(
     }
 }
 
-/// `y = a * gelu(gate)` for `rows x cols`.
-///
+/// `y = (a + bias) * gelu(gate + bias)`, from the sums of two strips to their place in the result.
+pub(crate) struct Geglu {
+    pub(crate) a: *const f32,
+    pub(crate) gate: *const f32,
+    /// Floats from a row of `a` to the next, and so of `gate`.
+    pub(crate) ld: usize,
+    /// Of `a` and of `gate`; `None` where the sums have them already.
+    pub(crate) bias: Option<[*const f32; 2]>,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) y: *mut f32,
+    pub(crate) ldy: usize,
+}
+
 /// # Safety
-/// As [`finish`].
+/// As [`Vector`]; the pointers are good for the rows and columns that [`Geglu`] gives.
 #[inline(always)]
-pub(super) unsafe fn geglu<V: Vector>(
-    a: *const f32,
-    gate: *const f32,
-    ld: usize,
-    rows: usize,
-    cols: usize,
-    y: *mut f32,
-    ldy: usize,
-) {
-    for i in 0..rows {
-        // SAFETY: the caller's promise.
+pub(super) unsafe fn geglu<V: Vector>(g: &Geglu) {
+    for i in 0..g.rows {
+        // SAFETY: the caller's promise; a bias is read only where there is one.
         unsafe {
-            let (a, gate, y) = (a.add(i * ld), gate.add(i * ld), y.add(i * ldy));
-            sweep!(V, cols, |j| V::load(a.add(j)).mul(math::gelu(V::load(gate.add(j)))).store(y.add(j)), |rest| {
-                let product = V::load_partial(a.add(j), rest).mul(math::gelu(V::load_partial(gate.add(j), rest)));
-                product.store_partial(y.add(j), rest);
-            });
+            let (a, gate, y) = (g.a.add(i * g.ld), g.gate.add(i * g.ld), g.y.add(i * g.ldy));
+            sweep!(
+                V,
+                g.columns,
+                |j| {
+                    let (mut a, mut gate) = (V::load(a.add(j)), V::load(gate.add(j)));
+                    if let Some([of_a, of_gate]) = g.bias {
+                        (a, gate) = (a.add(V::load(of_a.add(j))), gate.add(V::load(of_gate.add(j))));
+                    }
+                    a.mul(math::gelu(gate)).store(y.add(j));
+                },
+                |rest| {
+                    let (mut a, mut gate) = (V::load_partial(a.add(j), rest), V::load_partial(gate.add(j), rest));
+                    if let Some([of_a, of_gate]) = g.bias {
+                        a = a.add(V::load_partial(of_a.add(j), rest));
+                        gate = gate.add(V::load_partial(of_gate.add(j), rest));
+                    }
+                    a.mul(math::gelu(gate)).store_partial(y.add(j), rest);
+                }
+            );
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) mod neon;
 pub(crate) mod scalar;
 pub(crate) mod scalar_units;
 
-pub(crate) use finish::Emit;
+pub(crate) use finish::{Emit, Geglu};
 pub(crate) use tile::{Ahead, Tile};
 pub(crate) use units::{Multiply, Narrow, Pair, Split, Unit};
 
@@ -137,7 +137,7 @@ pub(crate) struct Kernels {
     pub(crate) tiles: unsafe fn(&Tile),
     pub(crate) emit: unsafe fn(&Emit),
     pub(crate) finish: unsafe fn(Activation, *mut f32, usize, usize, usize, *const f32, usize),
-    pub(crate) geglu: unsafe fn(*const f32, *const f32, usize, usize, usize, *mut f32, usize),
+    pub(crate) geglu: unsafe fn(&Geglu),
     pub(crate) multiply_adds: unsafe fn(usize, *mut f32),
     pub(crate) activate: unsafe fn(Activation, *mut f32, usize),
     pub(crate) add: unsafe fn(*const f32, *mut f32, usize),
@@ -154,6 +154,27 @@ pub(crate) struct Kernels {
     pub(crate) winograd_output: unsafe fn(&OutputTile),
     pub(crate) affine: unsafe fn(*const f32, usize, usize, *const f32, *const f32, Activation, *mut f32),
 }
+
+/// Asks for a panel's columns of `rows` rows to be brought to this core, to be written soon, while something else is computed: a
+/// result that is larger than the second cache takes as long to come as a product of a few hundred inputs takes to be made. The
+/// memory may be anything.
+#[inline]
+pub(crate) fn claim(y: *const f32, ldy: usize, rows: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for row in 0..rows {
+        for column in (0..crate::split::PANEL_COLUMNS).step_by(LINE) {
+            let line = y.wrapping_add(row * ldy + column);
+            // SAFETY: every x86-64 passes the instruction, which changes nothing and never faults.
+            unsafe { std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly)) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (y, ldy, rows);
+}
+
+/// Floats of a cache line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 16;
 
 pub(crate) use math::MULTIPLY_ADDS;
 pub(crate) use rows::SoftmaxBlock;
@@ -182,7 +203,7 @@ macro_rules! instantiate {
             fn tiles(t: &Tile) = tile::tiles;
             fn emit(e: &Emit) = finish::emit;
             fn finish(act: Activation, c: *mut f32, ldc: usize, m: usize, n: usize, residual: *const f32, ld: usize) = finish::finish;
-            fn geglu(a: *const f32, gate: *const f32, ld: usize, m: usize, n: usize, y: *mut f32, ldy: usize) = finish::geglu;
+            fn geglu(g: &$crate::simd::Geglu) = finish::geglu;
             fn multiply_adds(rounds: usize, x: *mut f32) = math::multiply_adds;
             fn activate(act: Activation, x: *mut f32, len: usize) = math::activate;
             fn add(x: *const f32, y: *mut f32, len: usize) = rows::add;

@@ -100,7 +100,7 @@ pub(super) unsafe fn softmax_block<V: Vector>(b: &SoftmaxBlock) {
         // SAFETY: the caller's promise.
         unsafe {
             let scores = b.scores.add(column);
-            let largest = raise::<V>(b, column);
+            let largest = raise::<V>(b, column, |x| x);
             let mut sum = V::load(b.sums.add(column));
             for i in 0..b.rows {
                 let p = math::exp2(V::load(scores.add(i * width)).sub(largest));
@@ -112,12 +112,12 @@ pub(super) unsafe fn softmax_block<V: Vector>(b: &SoftmaxBlock) {
     }
 }
 
-/// Finds the largest scores so far of one register of queries, and scales what was summed before down to them.
+/// Finds the largest scores so far of one register of queries, rounded, and scales what was summed before down to them.
 ///
 /// # Safety
 /// As [`softmax_block`]; `column` is the first of the register's queries.
 #[inline(always)]
-pub(super) unsafe fn raise<V: Vector>(b: &SoftmaxBlock, column: usize) -> V {
+pub(super) unsafe fn raise<V: Vector>(b: &SoftmaxBlock, column: usize, rounded: impl Fn(V) -> V) -> V {
     let width = V::PANEL * V::LANES;
     // SAFETY: the caller's promise.
     unsafe {
@@ -136,7 +136,7 @@ pub(super) unsafe fn raise<V: Vector>(b: &SoftmaxBlock, column: usize) -> V {
             four[0] = four[0].max(V::load(scores.add(i * width)));
             i += 1;
         }
-        let largest = four[0].max(four[1]).max(four[2].max(four[3]));
+        let largest = rounded(four[0].max(four[1]).max(four[2].max(four[3])));
         if largest.sub(before).largest() > 0.0 {
             largest.store(b.largest.add(column));
             let shrink = math::exp2(before.sub(largest));

@@ -7,7 +7,7 @@ use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, SUMS, SplitWeights, panel
 use crate::buffer::{Scratch, Shared, scratch};
 use crate::conv::Maps;
 use crate::gemm::{Blocks, Output, SMALL_WORK, share, share_out};
-use crate::simd::{Emit, Kernels, Multiply, Narrow};
+use crate::simd::{Emit, Kernels, Multiply, Narrow, claim};
 
 /// Bytes of the map that a block of pixels is computed from: it stays in the second cache while the panels go by.
 const MAP_BYTES: usize = 896 << 10;
@@ -30,7 +30,7 @@ pub(crate) fn convolve(
     let threads = if y.len() * b.k < SMALL_WORK { 1 } else { rayon::current_num_threads() };
     let pitch = (maps.out_w - 1) * maps.stride + maps.kernel.1;
     let rows_in = |rows: usize| (rows - 1) * maps.stride + maps.kernel.0;
-    let pixel = (maps.c / STEP | 1) * STEP;
+    let pixel = ((maps.c / STEP) | 1) * STEP;
     let bytes = |rows: usize| rows_in(rows) * pitch * pixel * b.terms.count() * size_of::<u16>();
     // Whole images where they fit, else bands of one.
     let bands = (1..=maps.out_h).find(|bands| bytes(maps.out_h.div_ceil(*bands)) <= MAP_BYTES).unwrap_or(maps.out_h);
@@ -119,6 +119,12 @@ impl Call<'_> {
                 let right = unsafe { b.panel(p, steps.start, steps.len(), panel.as_mut_ptr()) };
                 for (i, pair) in tiles.chunks(2).enumerate() {
                     let sums = &mut sums[i % held * SUMS..][..SUMS];
+                    if block + 1 == self.steps.count {
+                        for tile in pair {
+                            let at = self.place_in_y(images.start + tile.image, rows.start + tile.row, tile.col, p);
+                            claim(self.y.get().wrapping_add(at), b.n, ROW_TILE);
+                        }
+                    }
                     let first = place(&pair[0]);
                     let multiply = Multiply {
                         row_tiles: pair.len(),
@@ -205,6 +211,11 @@ impl Call<'_> {
         }
     }
 
+    /// Where in y a panel's channels of a pixel are.
+    fn place_in_y(&self, image: usize, row: usize, col: usize, p: usize) -> usize {
+        ((image * self.maps.out_h + row) * self.maps.out_w + col) * self.b.n + p * PANEL_COLUMNS
+    }
+
     /// Sixteen rows of sums to their pixels.
     ///
     /// # Safety
@@ -226,7 +237,7 @@ impl Call<'_> {
         let (mut row, mut col, mut done) = (tile.row, tile.col, 0);
         while done < ROW_TILE && row < rows.len() {
             let count = maps.out_w.saturating_sub(col).min(ROW_TILE - done);
-            let at = ((image * maps.out_h + rows.start + row) * maps.out_w + col) * n + channel;
+            let at = self.place_in_y(image, rows.start + row, col, p);
             if count > 0 {
                 // SAFETY: these pixels lie within y.
                 unsafe {

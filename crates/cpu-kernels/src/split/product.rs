@@ -6,7 +6,7 @@ use super::{
 };
 use crate::buffer::{Scratch, Shared, scratch};
 use crate::gemm::{Blocks, Output, RowSource, SMALL_WORK, share, share_out};
-use crate::simd::{Emit, Kernels, Multiply, Split};
+use crate::simd::{Emit, Geglu, Kernels, Multiply, Split, claim};
 
 /// Bytes of the left matrix that are multiplied by all panels while they are in the second cache.
 const BLOCK_BYTES: usize = 640 << 10;
@@ -140,6 +140,11 @@ impl<S: RowSource> Call<'_, S> {
                 for (i, strip) in strips.clone().enumerate() {
                     let at = if held == 1 { 0 } else { u * strips.len() + i };
                     let sums = &mut sums[at * parts * SUMS..][..parts * SUMS];
+                    if last {
+                        let rows = strip * STRIP_ROWS..self.rows.min((strip + 1) * STRIP_ROWS);
+                        let at = rows.start * self.columns + unit * PANEL_COLUMNS;
+                        claim(self.y.get().wrapping_add(at), self.columns, rows.len());
+                    }
                     for part in 0..parts {
                         let multiply = Multiply {
                             row_tiles: 2,
@@ -190,7 +195,7 @@ impl<S: RowSource> Call<'_, S> {
 
     /// # Safety
     /// Nobody else touches these rows and columns of `y`.
-    unsafe fn finish(&self, strip: usize, unit: usize, sums: &mut [f32]) {
+    unsafe fn finish(&self, strip: usize, unit: usize, sums: &[f32]) {
         let column = unit * PANEL_COLUMNS;
         let columns = PANEL_COLUMNS.min(self.columns - column);
         let end = self.rows.min((strip + 1) * STRIP_ROWS);
@@ -221,15 +226,17 @@ impl<S: RowSource> Call<'_, S> {
                         });
                     }
                     Finish::Geglu(bias) => {
-                        let (a, gate) = sums.split_at_mut(SUMS);
-                        for (part, sums) in [(0, &mut *a), (1, &mut *gate)] {
-                            let bias = &bias[part * self.columns + column..][..PANEL_COLUMNS];
-                            for line in sums[from..].chunks_exact_mut(PANEL_COLUMNS).take(rows) {
-                                (self.kernels.add)(bias.as_ptr(), line.as_mut_ptr(), PANEL_COLUMNS);
-                            }
-                        }
-                        let (a, gate) = (a[from..].as_ptr(), gate[from..].as_ptr());
-                        (self.kernels.geglu)(a, gate, PANEL_COLUMNS, rows, columns, y, self.columns);
+                        let (a, gate) = sums.split_at(SUMS);
+                        (self.kernels.geglu)(&Geglu {
+                            a: a[from..].as_ptr(),
+                            gate: gate[from..].as_ptr(),
+                            ld: PANEL_COLUMNS,
+                            bias: Some([bias[column..].as_ptr(), bias[self.columns + column..].as_ptr()]),
+                            rows,
+                            columns,
+                            y,
+                            ldy: self.columns,
+                        });
                     }
                 }
             }
