@@ -190,9 +190,11 @@ impl Session<'_> {
     fn fill(&mut self) -> usize {
         self.batch.clear();
         let writing = |slot: &Slot| slot.job.as_ref().is_some_and(|job| !job.reads());
-        let patience = if self.slots.iter().any(writing) { PATIENCE } else { ALONE };
+        let alone = !self.slots.iter().any(writing);
+        let patience = if alone { ALONE } else { PATIENCE };
         let in_time = self.seconds_a_token.map_or(BATCH, |seconds| (patience.as_secs_f64() / seconds) as usize);
-        let mut room = in_time.clamp(FEWEST, BATCH).next_multiple_of(FEWEST);
+        let waiting = self.slots.iter().filter_map(|slot| slot.job.as_ref()).map(|job| job.ahead.len()).sum();
+        let mut room = room(in_time, waiting, alone);
         let mut fed = 0;
         let (writers, readers): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|slot| writing(slot));
         for slot in writers {
@@ -251,6 +253,14 @@ impl Session<'_> {
     }
 }
 
+/// Tokens that a batch has room for, of those that wait.
+fn room(in_time: usize, waiting: usize, alone: bool) -> usize {
+    let room = in_time.clamp(FEWEST, BATCH).next_multiple_of(FEWEST);
+    // A last batch of a few tokens would read all weights once more for them.
+    let stretched = (room + room / 2).min(BATCH);
+    if alone && waiting <= stretched { room.max(waiting) } else { room }
+}
+
 /// Puts at most `room` of a text's tokens into the batch; how many it were. With the last of them its next token is chosen.
 fn feed(batch: &mut LlamaBatch<'_>, slot: &mut Slot, room: usize) -> usize {
     let Some(job) = &mut slot.job else { return 0 };
@@ -266,4 +276,20 @@ fn feed(batch: &mut LlamaBatch<'_>, slot: &mut Slot, room: usize) -> usize {
         }
     }
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BATCH, FEWEST, room};
+
+    #[test]
+    fn a_batch_takes_what_there_is_time_for_and_a_lonely_prompts_short_rest_with_it() {
+        assert_eq!(room(200, 1000, true), 224);
+        assert_eq!(room(200, 256, true), 256, "32 more are not left to a batch of their own");
+        assert_eq!(room(200, 256, false), 224, "while somebody waits for a token");
+        assert_eq!(room(200, 20, true), 224);
+        assert_eq!(room(0, 30, true), FEWEST);
+        assert_eq!(room(10_000, 10_000, true), BATCH);
+        assert_eq!(room(400, BATCH + 1, true), 416);
+    }
 }
