@@ -149,7 +149,7 @@ pub(super) unsafe fn softmax(b: &SoftmaxBlock, kept: Terms, to: *mut u16) {
 /// As [`softmax`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn short_softmax(b: &SoftmaxBlock, to: *mut u16) {
-    /// Where the last bit of an `f32` is worth 1, below which the lower half counts up from 0.
+    /// 1.5 times 2^23: a sum with it is rounded to a whole number, whose lower 16 bits are those of the float.
     const WHOLE: f32 = 12_582_912.0;
     let unit = _mm512_set1_ps(256.0);
     let fraction = _mm512_set1_epi16(255);
@@ -255,4 +255,55 @@ fn round(a: __m512, b: __m512) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn widen(x: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    #[test]
+    fn short_powers_are_as_exact_as_their_terms() {
+        if !crate::simd::avx512_bf16::available() {
+            return;
+        }
+        const ROWS: usize = 2 * STEP - 3;
+        let mut scores: Vec<f32> = (0..ROWS * PANEL_COLUMNS)
+            .map(|i| -20.0 * ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0)
+            .collect();
+        scores[..PANEL_COLUMNS].fill(0.0);
+        scores[PANEL_COLUMNS..2 * PANEL_COLUMNS].fill(-1e30);
+        let (mut largest, mut sums) = ([f32::NEG_INFINITY; PANEL_COLUMNS], [0.0; PANEL_COLUMNS]);
+        let mut terms = vec![u16::MAX; 2 * TERM];
+        let block = SoftmaxBlock {
+            scores: scores.as_mut_ptr(),
+            rows: ROWS,
+            largest: largest.as_mut_ptr(),
+            sums: sums.as_mut_ptr(),
+            out: std::ptr::null_mut(),
+            out_rows: 0,
+        };
+        // SAFETY: the machine has the instructions, and there is room for two steps.
+        unsafe { softmax(&block, Terms::One, terms.as_mut_ptr()) };
+        assert_eq!(largest, [0.0; PANEL_COLUMNS]);
+        let (mut squares, mut count) = (0.0, 0);
+        for column in 0..PANEL_COLUMNS {
+            let power = |row: usize| {
+                let at = row / STEP * TERM + (row % STEP / 2 * PANEL_COLUMNS + column) * 2 + row % 2;
+                bf16::from_bits(terms[at]).to_f32()
+            };
+            assert_eq!((power(0), power(1)), (1.0, 0.0), "column {column}");
+            for row in 2..ROWS {
+                let exact = f64::from(scores[row * PANEL_COLUMNS + column]).exp2();
+                let error = f64::from(power(row)) / exact - 1.0;
+                assert!(error.abs() < 5.3e-3, "2^{} is {}", exact.log2(), power(row));
+                (squares, count) = (squares + error * error, count + 1);
+            }
+            assert!((ROWS..2 * STEP).all(|row| power(row) == 0.0), "rows beyond the last of column {column}");
+            let sum: f32 = (0..ROWS).map(power).sum();
+            assert!((sums[column] / sum - 1.0).abs() < 1e-5, "a sum of {} instead of {sum}", sums[column]);
+        }
+        assert!((squares / f64::from(count)).sqrt() < 2.0e-3);
+    }
 }
