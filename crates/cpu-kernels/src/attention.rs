@@ -155,11 +155,10 @@ struct Shape {
 struct Panel<'w> {
     /// `head_dim` rows.
     queries: &'w mut [f32],
-    /// `head_dim` rows.
+    /// `head_dim` rows, and one of the sums of the weights.
     out: &'w mut [f32],
-    /// One row each.
+    /// One row.
     largest: &'w mut [f32],
-    sums: &'w mut [f32],
 }
 
 impl Shape {
@@ -173,10 +172,11 @@ impl Shape {
     }
 
     fn packed_len(&self) -> usize {
-        self.keys_len() + self.head_dim * self.ld_values()
+        self.keys_len() + (self.head_dim + 1) * self.ld_values()
     }
 
-    /// The head's keys row by row without gaps, and its values transposed.
+    /// The head's keys row by row without gaps, and its values transposed, with a row of ones behind them: their weighted sum is
+    /// that of the weights.
     fn pack(&self, k: Rows<'_>, v: Rows<'_>, batch: usize, head: usize, packed: &mut [f32]) {
         let (d, offset) = (self.head_dim, head * self.head_dim);
         let (keys, values) = packed.split_at_mut(self.keys_len());
@@ -190,6 +190,7 @@ impl Shape {
             let to = values.as_mut_ptr();
             (self.kernels.transpose)(from.as_ptr(), v.stride, self.kv_len, d, to, self.ld_values());
         }
+        values[d * self.ld_values()..].fill(1.0);
     }
 
     fn panel_len(&self) -> usize {
@@ -204,9 +205,8 @@ impl Shape {
     fn panel<'w>(&self, work: &'w mut [f32], i: usize) -> Panel<'w> {
         let (width, len) = (self.kernels.panel(), self.panel_len());
         let (queries, rest) = work[i * len..(i + 1) * len].split_at_mut(self.head_dim * width);
-        let (out, rest) = rest.split_at_mut(self.head_dim * width);
-        let (largest, sums) = rest.split_at_mut(width);
-        Panel { queries, out, largest, sums }
+        let (out, largest) = rest.split_at_mut((self.head_dim + 1) * width);
+        Panel { queries, out, largest }
     }
 
     /// One block of queries of one head against all keys; leaves weighted sums and their weights in `work`.
@@ -239,7 +239,6 @@ impl Shape {
                 (kernels.scale)(queries, call.scale, queries, d * width);
             }
             panel.largest.fill(f32::NEG_INFINITY);
-            panel.sums.fill(0.0);
             panel.out.fill(0.0);
         }
         let seen = if self.causal { self.kv_len.min(block.end) } else { self.kv_len };
@@ -278,13 +277,12 @@ impl Shape {
                     scores: scores.as_mut_ptr(),
                     rows: count,
                     largest: panel.largest.as_mut_ptr(),
-                    sums: panel.sums.as_mut_ptr(),
                     out: panel.out.as_mut_ptr(),
-                    out_rows: d,
+                    out_rows: d + 1,
                 };
                 // SAFETY: all have rows of `width` floats.
                 unsafe { (kernels.softmax_block)(&softmax) };
-                product(d, count, &values[first..], self.ld_values(), scores, panel.out, true);
+                product(d + 1, count, &values[first..], self.ld_values(), scores, panel.out, true);
             }
         }
     }
@@ -296,13 +294,13 @@ impl Shape {
     unsafe fn write(&self, work: &[f32], rows: usize, to: *mut f32, ld: usize) {
         let (d, width) = (self.head_dim, self.kernels.panel());
         for (i, panel) in work.chunks_exact(self.panel_len()).enumerate().take(rows.div_ceil(width)) {
-            let (out, sums) = (&panel[d * width..2 * d * width], &panel[(2 * d + 1) * width..]);
+            let (out, sums) = panel[d * width..].split_at(d * width);
             let rows = width.min(rows - i * width);
             // SAFETY: out has d rows of `width`, of which `rows` columns are taken; the caller gave room.
             unsafe {
                 let to = to.add(i * width * ld);
                 (self.kernels.transpose)(out.as_ptr(), width, d, rows, to, ld);
-                for (r, sum) in sums.iter().enumerate().take(rows) {
+                for (r, sum) in sums[..rows].iter().enumerate() {
                     let row = to.add(r * ld);
                     (self.kernels.scale)(row, 1.0 / sum, row, d);
                 }

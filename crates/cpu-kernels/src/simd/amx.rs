@@ -7,15 +7,27 @@ use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
 use super::Kernels;
-use super::avx512_terms::{narrow, pair, softmax, split, widen_f16};
-use super::units::{Multiply, Unit};
-use crate::split::{TILE_BYTES, Terms};
+use super::avx512_softmax::softmax;
+use super::avx512_terms::{narrow, pair, split, widen_f16};
+use super::units::{Multiply, Scores, Unit};
+use crate::split::{ROW_TILE, TILE_BYTES, Terms};
 
 /// AVX-512's kernels beside the matrix unit.
 pub(crate) static KERNELS: Kernels = Kernels { unit: Some(&UNIT), ..super::avx512::KERNELS };
 
-static UNIT: Unit =
-    Unit { multiplies_f32: true, pays: || true, configure, release, split, narrow, pair, softmax, widen_f16, multiply };
+static UNIT: Unit = Unit {
+    multiplies_f32: true,
+    pays: || true,
+    configure,
+    release,
+    split,
+    narrow,
+    pair,
+    softmax,
+    scores: Some(scores),
+    widen_f16,
+    multiply,
+};
 
 /// Whether the processor has tiles and the system lets this process use them.
 pub(crate) fn available() -> bool {
@@ -219,5 +231,45 @@ unsafe fn multiply(m: &Multiply) {
                 "add {b}, 4096",
             ),
         }
+    }
+}
+
+/// The queries stay in four tiles, so that of the keys alone two are read for four products.
+///
+/// # Safety
+/// [`available`], [`configure`] was called on this thread, and the pointers are good for what [`Scores`] says, whose rows are not 0.
+unsafe fn scores(s: &Scores) {
+    // SAFETY: the caller's promise; the tiles are clobbered, nothing else is kept in them.
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{b} + {c_stride}]",
+            "tileloadd tmm5, [{b} + {c_stride} + 64]",
+            "tileloadd tmm6, [{b} + {c_stride} + 2048]",
+            "tileloadd tmm7, [{b} + {c_stride} + 2112]",
+            "2:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tileloadd tmm2, [{a} + {a_stride}]",
+            "tdpbf16ps tmm0, tmm2, tmm4",
+            "tileloadd tmm3, [{a} + {a_stride} + 1024]",
+            "tdpbf16ps tmm1, tmm2, tmm5",
+            "tdpbf16ps tmm0, tmm3, tmm6",
+            "tdpbf16ps tmm1, tmm3, tmm7",
+            "tilestored [{c} + {c_stride}], tmm0",
+            "tilestored [{c} + {c_stride} + 64], tmm1",
+            "add {a}, 2048",
+            "add {c}, 2048",
+            "dec {tiles}",
+            "jnz 2b",
+            a = inout(reg) s.keys => _,
+            a_stride = in(reg) 64usize,
+            b = in(reg) s.queries,
+            c = inout(reg) s.to => _,
+            c_stride = in(reg) 128usize,
+            tiles = inout(reg) s.rows / ROW_TILE => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     }
 }

@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::Kernels;
-use super::avx512_terms::{narrow, pair, softmax, split, widen_f16};
+use super::avx512_softmax::softmax;
+use super::avx512_terms::{narrow, pair, split, widen_f16};
 use super::units::{Multiply, Unit};
 use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, Terms};
 
@@ -19,14 +20,16 @@ static UNIT: Unit = Unit {
     narrow,
     pair,
     softmax,
+    scores: None,
     widen_f16,
     multiply,
 };
 
-/// Whether the processor has them, and what rounding to `bf16` needs beside.
+/// Whether the processor has them, and what rounding to `bf16` and softmax need beside.
 pub(crate) fn available() -> bool {
     std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512vbmi")
         && std::is_x86_feature_detected!("avx512bf16")
 }
 

@@ -1,9 +1,7 @@
 //! Numbers to the `bf16` terms that a unit multiplies, by AVX-512: what AMX and the dot products of AVX-512 have in common.
 use std::arch::x86_64::*;
 
-use super::avx512::Zmm;
 use super::units::{Narrow, Pair, Split};
-use super::{SoftmaxBlock, Vector, math, rows};
 use crate::split::{PANEL_COLUMNS, ROW_TILE, STEP, TILE_BYTES, Terms};
 
 /// # Safety
@@ -67,7 +65,7 @@ pub(super) unsafe fn pair(p: &Pair) {
 }
 
 /// Elements of one term of a step.
-const TERM: usize = PANEL_COLUMNS * STEP;
+pub(super) const TERM: usize = PANEL_COLUMNS * STEP;
 
 /// Where the high terms of a pair of rows begin, from a column on.
 ///
@@ -85,7 +83,7 @@ unsafe fn place_of_pair(to: *mut u16, pair: usize, column: usize, kept: Terms) -
 /// As [`pair`]; `to` has every term of this pair of rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn write_pair(a: __m512, b: __m512, pair: usize, column: usize, kept: Terms, to: *mut u16) {
+pub(super) unsafe fn write_pair(a: __m512, b: __m512, pair: usize, column: usize, kept: Terms, to: *mut u16) {
     /// Element 2 i is number i of the first row, 2 i + 1 that of the second.
     static INTERLEAVE: [u16; 32] = {
         let mut order = [0; 32];
@@ -104,89 +102,6 @@ unsafe fn write_pair(a: __m512, b: __m512, pair: usize, column: usize, kept: Ter
         _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(interleave, high));
         if kept == Terms::Three {
             _mm512_storeu_si512(to.add(TERM).cast(), _mm512_permutexvar_epi16(interleave, low));
-        }
-    }
-}
-
-/// # Safety
-/// The machine has AVX-512 with BW and BF16, the pointers are good for what [`SoftmaxBlock`] says, and `to` has room for every step
-/// of its rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn softmax(b: &SoftmaxBlock, kept: Terms, to: *mut u16) {
-    if kept == Terms::One {
-        // SAFETY: the caller's promise.
-        return unsafe { short_softmax(b, to) };
-    }
-    for column in (0..PANEL_COLUMNS).step_by(16) {
-        // SAFETY: rows beyond the last are not read, and there is room for every step's terms.
-        unsafe {
-            let largest = rows::raise::<Zmm>(b, column, |x| x);
-            let mut sums = [_mm512_setzero_ps(); 2];
-            for pair in 0..b.rows.div_ceil(STEP) * STEP / 2 {
-                let mut powers = [_mm512_setzero_ps(); 2];
-                for (i, power) in powers.iter_mut().enumerate() {
-                    let row = 2 * pair + i;
-                    if row < b.rows {
-                        *power = math::exp2(Zmm::load(b.scores.add(row * PANEL_COLUMNS + column)).sub(largest)).0;
-                        sums[i] = _mm512_add_ps(sums[i], *power);
-                    }
-                }
-                write_pair(powers[0], powers[1], pair, column, kept, to);
-            }
-            let at = b.sums.add(column);
-            let sum = _mm512_add_ps(sums[0], sums[1]);
-            _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), sum));
-        }
-    }
-}
-
-/// [`softmax`] for the high terms alone, 32 powers at a time in integers of 16 bits: `256 (x + 127)` is the number of `bf16` that is
-/// nearest to 2^x, with one bit more, but that its fraction f stands for 1 + f instead of 2^f (Schraudolph, "A fast, compact
-/// approximation of the exponential function", Neural Computation 11, 1999). The difference is f (1 - f) (0.305 + 0.082 f).
-/// The relative error is 1.9e-3 in the mean square, where rounding alone makes 1.7e-3, and the sums are of what is multiplied.
-///
-/// # Safety
-/// As [`softmax`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn short_softmax(b: &SoftmaxBlock, to: *mut u16) {
-    /// 1.5 times 2^23: a sum with it is rounded to a whole number, whose lower 16 bits are those of the float.
-    const WHOLE: f32 = 12_582_912.0;
-    let unit = _mm512_set1_ps(256.0);
-    let fraction = _mm512_set1_epi16(255);
-    // SAFETY: 32 ones of `bf16`, and any bits are a vector of it.
-    let ones = unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi16(0x3f80)) };
-    for column in (0..PANEL_COLUMNS).step_by(16) {
-        // SAFETY: rows beyond the last are not read, and there is room for every step's terms.
-        unsafe {
-            // A multiple of 1/256, so that the offset is exact and blocks of keys agree.
-            let largest = rows::raise::<Zmm>(b, column, |x| Zmm(_mm512_roundscale_ps::<{ 8 << 4 }>(x.0))).0;
-            let offset = _mm512_fnmadd_ps(unit, largest, _mm512_set1_ps(WHOLE + 256.0 * 127.0));
-            let at = b.sums.add(column);
-            let mut sums = _mm512_loadu_ps(at);
-            for pair in 0..b.rows.div_ceil(STEP) * STEP / 2 {
-                // What is smaller than any power becomes 0, as rows beyond the last.
-                let whole = |row: usize| {
-                    let none = _mm512_set1_ps(WHOLE);
-                    _mm512_castps_si512(if row < b.rows {
-                        let score = _mm512_loadu_ps(b.scores.add(row * PANEL_COLUMNS + column));
-                        _mm512_max_ps(_mm512_fmadd_ps(score, unit, offset), none)
-                    } else {
-                        none
-                    })
-                };
-                let (first, second) = (whole(2 * pair), _mm512_slli_epi32::<16>(whole(2 * pair + 1)));
-                let power = _mm512_mask_blend_epi16(0xaaaa_aaaa, first, second);
-                let f = _mm512_and_si512(power, fraction);
-                // f (1 - f), of 2^16; f 0.082, of 2^8.
-                let parabola = _mm512_mullo_epi16(f, _mm512_sub_epi16(_mm512_set1_epi16(256), f));
-                let slope = _mm512_mulhi_epu16(f, _mm512_set1_epi16(5400));
-                let factor = _mm512_add_epi16(slope, _mm512_set1_epi16(78));
-                let power = _mm512_sub_epi16(power, _mm512_mulhi_epu16(parabola, factor));
-                let power = _mm512_srli_epi16::<1>(power);
-                sums = _mm512_dpbf16_ps(sums, std::mem::transmute::<__m512i, __m512bh>(power), ones);
-                _mm512_storeu_si512(place_of_pair(to, pair, column, Terms::One).cast(), power);
-            }
-            _mm512_storeu_ps(at, sums);
         }
     }
 }
@@ -255,55 +170,4 @@ fn round(a: __m512, b: __m512) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn widen(x: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
-}
-
-#[cfg(test)]
-mod tests {
-    use half::bf16;
-
-    use super::*;
-
-    #[test]
-    fn short_powers_are_as_exact_as_their_terms() {
-        if !crate::simd::avx512_bf16::available() {
-            return;
-        }
-        const ROWS: usize = 2 * STEP - 3;
-        let mut scores: Vec<f32> = (0..ROWS * PANEL_COLUMNS)
-            .map(|i| -20.0 * ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0)
-            .collect();
-        scores[..PANEL_COLUMNS].fill(0.0);
-        scores[PANEL_COLUMNS..2 * PANEL_COLUMNS].fill(-1e30);
-        let (mut largest, mut sums) = ([f32::NEG_INFINITY; PANEL_COLUMNS], [0.0; PANEL_COLUMNS]);
-        let mut terms = vec![u16::MAX; 2 * TERM];
-        let block = SoftmaxBlock {
-            scores: scores.as_mut_ptr(),
-            rows: ROWS,
-            largest: largest.as_mut_ptr(),
-            sums: sums.as_mut_ptr(),
-            out: std::ptr::null_mut(),
-            out_rows: 0,
-        };
-        // SAFETY: the machine has the instructions, and there is room for two steps.
-        unsafe { softmax(&block, Terms::One, terms.as_mut_ptr()) };
-        assert_eq!(largest, [0.0; PANEL_COLUMNS]);
-        let (mut squares, mut count) = (0.0, 0);
-        for column in 0..PANEL_COLUMNS {
-            let power = |row: usize| {
-                let at = row / STEP * TERM + (row % STEP / 2 * PANEL_COLUMNS + column) * 2 + row % 2;
-                bf16::from_bits(terms[at]).to_f32()
-            };
-            assert_eq!((power(0), power(1)), (1.0, 0.0), "column {column}");
-            for row in 2..ROWS {
-                let exact = f64::from(scores[row * PANEL_COLUMNS + column]).exp2();
-                let error = f64::from(power(row)) / exact - 1.0;
-                assert!(error.abs() < 5.3e-3, "2^{} is {}", exact.log2(), power(row));
-                (squares, count) = (squares + error * error, count + 1);
-            }
-            assert!((ROWS..2 * STEP).all(|row| power(row) == 0.0), "rows beyond the last of column {column}");
-            let sum: f32 = (0..ROWS).map(power).sum();
-            assert!((sums[column] / sum - 1.0).abs() < 1e-5, "a sum of {} instead of {sum}", sums[column]);
-        }
-        assert!((squares / f64::from(count)).sqrt() < 2.0e-3);
-    }
 }

@@ -5,6 +5,8 @@
 //! inlined (as in memchr). Nothing in here knows of threads.
 
 #[cfg(target_arch = "x86_64")]
+mod avx512_softmax;
+#[cfg(target_arch = "x86_64")]
 mod avx512_terms;
 mod finish;
 mod math;
@@ -28,7 +30,7 @@ pub(crate) mod scalar_units;
 
 pub(crate) use finish::{Emit, Geglu};
 pub(crate) use tile::{Ahead, Tile};
-pub(crate) use units::{Multiply, Narrow, Pair, Split, Unit};
+pub(crate) use units::{Multiply, Narrow, Pair, Scores, Split, Unit};
 
 use crate::{Activation, Precision};
 
@@ -54,6 +56,8 @@ pub(crate) trait Vector: Copy {
     const UNROLL: usize;
     /// What of a product is held in which cache.
     const BLOCKING: Blocking;
+    /// The side of what [`Vector::transpose_square`] takes.
+    const SQUARE: usize = 4;
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -99,6 +103,16 @@ pub(crate) trait Vector: Copy {
         unsafe {
             self.store(lanes.as_mut_ptr());
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count);
+        }
+    }
+
+    /// `y` of `cols x rows` from `x` of `rows x cols`, neither more than [`Vector::SQUARE`].
+    unsafe fn transpose_square(x: *const f32, ldx: usize, rows: usize, cols: usize, y: *mut f32, ldy: usize) {
+        for r in 0..rows {
+            for c in 0..cols {
+                // SAFETY: the pointers are good for the shapes at their strides.
+                unsafe { y.add(c * ldy + r).write(x.add(r * ldx + c).read()) };
+            }
         }
     }
 }

@@ -84,8 +84,6 @@ pub(crate) struct SoftmaxBlock {
     pub(crate) rows: usize,
     /// One row: the largest score of each query so far.
     pub(crate) largest: *mut f32,
-    /// One row: the sum of each query's powers so far.
-    pub(crate) sums: *mut f32,
     /// The weighted sums of values so far, rescaled where a larger score appears.
     pub(crate) out: *mut f32,
     pub(crate) out_rows: usize,
@@ -101,30 +99,27 @@ pub(super) unsafe fn softmax_block<V: Vector>(b: &SoftmaxBlock) {
         unsafe {
             let scores = b.scores.add(column);
             let largest = raise::<V>(b, column, |x| x);
-            let mut sum = V::load(b.sums.add(column));
             for i in 0..b.rows {
-                let p = math::exp2(V::load(scores.add(i * width)).sub(largest));
-                p.store(scores.add(i * width));
-                sum = sum.add(p);
+                math::exp2(V::load(scores.add(i * width)).sub(largest)).store(scores.add(i * width));
             }
-            sum.store(b.sums.add(column));
         }
     }
 }
 
-/// Finds the largest scores so far of one register of queries, rounded, and scales what was summed before down to them.
+/// Finds the largest scores so far of one register of queries, those of this block as `held` says, and scales what was summed
+/// before down to them.
 ///
 /// # Safety
 /// As [`softmax_block`]; `column` is the first of the register's queries.
 #[inline(always)]
-pub(super) unsafe fn raise<V: Vector>(b: &SoftmaxBlock, column: usize, rounded: impl Fn(V) -> V) -> V {
+pub(super) unsafe fn raise<V: Vector>(b: &SoftmaxBlock, column: usize, held: impl Fn(V) -> V) -> V {
     let width = V::PANEL * V::LANES;
     // SAFETY: the caller's promise.
     unsafe {
         let scores = b.scores.add(column);
         let before = V::load(b.largest.add(column));
         // Four at a time, since each has to wait for the one before.
-        let mut four = [before; 4];
+        let mut four = [V::splat(f32::NEG_INFINITY); 4];
         let mut i = 0;
         while i + 4 <= b.rows {
             for n in 0..4 {
@@ -136,12 +131,10 @@ pub(super) unsafe fn raise<V: Vector>(b: &SoftmaxBlock, column: usize, rounded: 
             four[0] = four[0].max(V::load(scores.add(i * width)));
             i += 1;
         }
-        let largest = rounded(four[0].max(four[1]).max(four[2].max(four[3])));
+        let largest = before.max(held(four[0].max(four[1]).max(four[2].max(four[3]))));
         if largest.sub(before).largest() > 0.0 {
             largest.store(b.largest.add(column));
             let shrink = math::exp2(before.sub(largest));
-            let sums = b.sums.add(column);
-            V::load(sums).mul(shrink).store(sums);
             for i in 0..b.out_rows {
                 let out = b.out.add(i * width + column);
                 V::load(out).mul(shrink).store(out);
@@ -151,7 +144,7 @@ pub(super) unsafe fn raise<V: Vector>(b: &SoftmaxBlock, column: usize, rounded: 
     }
 }
 
-/// `y` of `cols x rows` from `x` of `rows x cols`, in squares of four that the compiler turns into shuffles.
+/// `y` of `cols x rows` from `x` of `rows x cols`, square by square.
 ///
 /// # Safety
 /// As [`Vector`]; the pointers are good for the shapes at their strides.
@@ -164,28 +157,12 @@ pub(super) unsafe fn transpose<V: Vector>(
     y: *mut f32,
     ldy: usize,
 ) {
-    const SIDE: usize = 4;
     // SAFETY: the caller's promise.
     unsafe {
-        for i in (0..rows).step_by(SIDE) {
-            for j in (0..cols).step_by(SIDE) {
+        for i in (0..rows).step_by(V::SQUARE) {
+            for j in (0..cols).step_by(V::SQUARE) {
                 let (x, y) = (x.add(i * ldx + j), y.add(j * ldy + i));
-                if i + SIDE <= rows && j + SIDE <= cols {
-                    let mut square = [[0.0f32; SIDE]; SIDE];
-                    for r in 0..SIDE {
-                        square[r] = x.add(r * ldx).cast::<[f32; SIDE]>().read_unaligned();
-                    }
-                    for c in 0..SIDE {
-                        let column = [square[0][c], square[1][c], square[2][c], square[3][c]];
-                        y.add(c * ldy).cast::<[f32; SIDE]>().write_unaligned(column);
-                    }
-                } else {
-                    for r in 0..SIDE.min(rows - i) {
-                        for c in 0..SIDE.min(cols - j) {
-                            y.add(c * ldy + r).write(x.add(r * ldx + c).read());
-                        }
-                    }
-                }
+                V::transpose_square(x, ldx, V::SQUARE.min(rows - i), V::SQUARE.min(cols - j), y, ldy);
             }
         }
     }

@@ -20,6 +20,7 @@ static TILES: Unit = Unit {
     narrow,
     pair,
     softmax,
+    scores: None,
     widen_f16,
     multiply,
 };

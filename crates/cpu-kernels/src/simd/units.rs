@@ -16,8 +16,11 @@ pub(crate) struct Unit {
     pub(crate) narrow: unsafe fn(&Narrow),
     pub(crate) pair: unsafe fn(&Pair),
     /// The softmax of a block as [`Kernels::softmax_block`](super::Kernels) makes it, but for the powers: they go to the terms of a
-    /// panel, as by `pair`, and are as exact as those terms.
+    /// panel, as by `pair`, and are as exact as those terms. The block's rows are whole steps. What is held as the largest score may
+    /// be larger by a few.
     pub(crate) softmax: unsafe fn(&SoftmaxBlock, Terms, *mut u16),
+    /// Where there is something faster than [`Unit::multiply`] for it.
+    pub(crate) scores: Option<unsafe fn(&Scores)>,
     /// Steps of one panel, stored in half precision, to its terms.
     pub(crate) widen_f16: unsafe fn(*const u16, usize, Terms, *mut u16),
     pub(crate) multiply: unsafe fn(&Multiply),
@@ -57,6 +60,18 @@ pub(crate) struct Pair {
     pub(crate) steps: usize,
     pub(crate) terms: Terms,
     pub(crate) to: *mut u16,
+}
+
+/// Scores of keys by a panel of queries, of two steps and high terms alone.
+pub(crate) struct Scores {
+    /// Rows of tiles, each of two.
+    pub(crate) keys: *const u16,
+    /// How many keys, a multiple of 16.
+    pub(crate) rows: usize,
+    /// A panel.
+    pub(crate) queries: *const u16,
+    /// Rows of 32.
+    pub(crate) to: *mut f32,
 }
 
 /// `c += a b` for 16 or 32 rows and 32 columns.

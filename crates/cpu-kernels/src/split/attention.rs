@@ -3,14 +3,29 @@ use std::ops::Range;
 
 use super::{Configured, PANEL_COLUMNS, ROW_TILE, STEP, STRIP_ROWS, TILE_BYTES, Terms, one_behind_the_other};
 use crate::attention::Call;
-use crate::buffer::{Shared, scratch};
-use crate::gemm::{SMALL_WORK, padded, share_out};
-use crate::simd::{Multiply, Pair, SoftmaxBlock, Split, Unit};
+use crate::buffer::{Scratch, Shared, scratch};
+use crate::gemm::{SMALL_WORK, share_out};
+use crate::simd::{Multiply, Pair, Scores, SoftmaxBlock, Split, Unit};
 
-/// Keys whose scores are held at once: with a panel of queries they lie in the first cache.
-const KEY_BLOCK: usize = 128;
-/// Queries that go through a head's keys and values together: the more, the less often those come from the third cache.
-const QUERY_BLOCK: usize = 128;
+impl Terms {
+    /// Keys whose scores are held at once: with those, their values and a panel of queries they lie in the first cache.
+    fn key_block(self) -> usize {
+        match self {
+            Terms::One => 64,
+            Terms::Three => 128,
+        }
+    }
+
+    /// Panels of queries that go through a head's keys and values together, which come from the second cache. With one term
+    /// panels that take turns would cost more.
+    fn panels(self) -> usize {
+        match self {
+            Terms::One => 1,
+            Terms::Three => 4,
+        }
+    }
+}
+
 /// `u16` elements of a tile.
 const TILE: usize = TILE_BYTES / size_of::<u16>();
 
@@ -20,12 +35,12 @@ pub(crate) fn attention(unit: &'static Unit, terms: Terms, call: &Call<'_>, batc
     let work = pairs * call.q_len * call.kv_len * call.head_dim;
     let threads = if work < SMALL_WORK { 1 } else { rayon::current_num_threads() };
     // A thread packs the keys and values of a head by itself, unless there are fewer heads than threads.
-    let blocks = call.q_len.div_ceil(QUERY_BLOCK);
+    let blocks = call.q_len.div_ceil(terms.panels() * PANEL_COLUMNS);
     let parts = threads.div_ceil(pairs).min(blocks);
     let y = Shared::new(out);
     let mut head = Head { unit, terms, call, key_places: Vec::new(), value_places: Vec::new() };
     head.key_places = one_behind_the_other(Terms::One, head.steps());
-    head.value_places = one_behind_the_other(terms, KEY_BLOCK / STEP);
+    head.value_places = one_behind_the_other(terms, terms.key_block() / STEP);
     let one = |task: usize| {
         let (pair, part) = (task / parts, task % parts);
         let blocks = part * blocks / parts..(part + 1) * blocks / parts;
@@ -45,13 +60,13 @@ struct Head<'a> {
 }
 
 /// A panel of queries and what becomes of it.
-struct Panel<'w> {
-    /// The queries as a right matrix.
-    right: &'w mut [f32],
-    /// Weighted sums of the values: `out_rows` rows of a panel.
-    out: &'w mut [f32],
-    largest: &'w mut [f32],
-    sums: &'w mut [f32],
+struct Panel {
+    queries: Range<usize>,
+    /// Those as a right matrix.
+    right: Scratch,
+    /// Weighted sums of the values: `out_rows` rows of a panel, of which row `head_dim` is the sum of the weights.
+    out: Scratch,
+    largest: [f32; PANEL_COLUMNS],
 }
 
 impl Head<'_> {
@@ -69,9 +84,14 @@ impl Head<'_> {
         self.inputs().div_ceil(STEP)
     }
 
-    /// Rows of `V^T` in tiles.
+    /// Rows of `V^T`, the last of them ones: their weighted sum is that of the weights.
+    fn value_rows(&self) -> usize {
+        self.call.head_dim + 1
+    }
+
+    /// Those rows in tiles.
     fn value_tiles(&self) -> usize {
-        self.call.head_dim.div_ceil(ROW_TILE)
+        self.value_rows().div_ceil(ROW_TILE)
     }
 
     /// Steps of the product with the values.
@@ -91,10 +111,6 @@ impl Head<'_> {
         self.value_tiles() * ROW_TILE
     }
 
-    fn panel_len(&self) -> usize {
-        self.steps() * TILE + (self.out_rows() + 2) * PANEL_COLUMNS
-    }
-
     /// # Safety
     /// Nobody else touches the columns of this head in the rows of these blocks of queries, and `y` has them.
     unsafe fn attend(&self, batch: usize, head: usize, blocks: Range<usize>, y: Shared) {
@@ -103,58 +119,49 @@ impl Head<'_> {
         let mut values = scratch(self.values_len());
         self.pack_keys(batch, head, &mut keys);
         self.pack_values(batch, head, &mut values);
-        let mut work = scratch(QUERY_BLOCK / PANEL_COLUMNS * self.panel_len());
-        let mut scores = scratch(KEY_BLOCK * PANEL_COLUMNS);
-        let mut weights = scratch(KEY_BLOCK * PANEL_COLUMNS * self.terms.count() / 2);
+        let key_block = self.terms.key_block();
+        let new_panel = || Panel {
+            queries: 0..0,
+            right: scratch(self.steps() * TILE),
+            out: scratch(self.out_rows() * PANEL_COLUMNS),
+            largest: [0.0; PANEL_COLUMNS],
+        };
+        let mut panels: Vec<Panel> = (0..self.terms.panels()).map(|_| new_panel()).collect();
+        let mut scores = scratch(key_block * PANEL_COLUMNS);
+        let mut weights = scratch(key_block * PANEL_COLUMNS * self.terms.count() / 2);
         let _tiles = Configured::new(self.unit);
         for block in blocks {
-            let first = block * QUERY_BLOCK;
-            let queries = first..call.q_len.min(first + QUERY_BLOCK);
-            let panels = queries.len().div_ceil(PANEL_COLUMNS);
-            for i in 0..panels {
-                let first = queries.start + i * PANEL_COLUMNS;
-                let panel = self.panel(&mut work, i);
-                self.pack_queries(batch, head, first..queries.end.min(first + PANEL_COLUMNS), panel.right);
+            let len = panels.len() * PANEL_COLUMNS;
+            let queries = block * len..call.q_len.min((block + 1) * len);
+            let panels = &mut panels[..queries.len().div_ceil(PANEL_COLUMNS)];
+            for (panel, first) in panels.iter_mut().zip(queries.clone().step_by(PANEL_COLUMNS)) {
+                panel.queries = first..queries.end.min(first + PANEL_COLUMNS);
+                self.pack_queries(batch, head, panel);
                 panel.out.fill(0.0);
                 panel.largest.fill(f32::NEG_INFINITY);
-                panel.sums.fill(0.0);
             }
             let seen = if call.causal { call.kv_len.min(queries.end) } else { call.kv_len };
-            for first in (0..seen).step_by(KEY_BLOCK) {
-                for i in 0..panels {
-                    let mut panel = self.panel(&mut work, i);
-                    let count = KEY_BLOCK.min(seen - first);
-                    self.score(&keys, first, count, &panel, &mut scores);
-                    if call.causal {
-                        call.hide(first, queries.start + i * PANEL_COLUMNS, &mut scores[..count * PANEL_COLUMNS]);
-                    }
-                    self.weigh(&values, first, count, &mut panel, &mut scores, &mut weights);
+            for first in (0..seen).step_by(key_block) {
+                let keys_seen = first..seen.min(first + key_block);
+                for panel in &mut *panels {
+                    self.score(&keys, &keys_seen, panel, &mut scores);
+                    self.weigh(keys_seen.len(), panel, &mut scores, &mut weights);
+                    self.sum(&values, &keys_seen, panel, &weights);
                 }
             }
-            for i in 0..panels {
-                let first = queries.start + i * PANEL_COLUMNS;
-                let rows = PANEL_COLUMNS.min(queries.end - first);
-                let panel = self.panel(&mut work, i);
-                let ld = call.heads * d;
+            for panel in panels {
+                let (rows, ld) = (panel.queries.len(), call.heads * d);
                 // SAFETY: out has d rows of a panel, of which `rows` columns are taken; the caller gave room.
                 unsafe {
-                    let to = y.get().add((batch * call.q_len + first) * ld + head * d);
+                    let to = y.get().add((batch * call.q_len + panel.queries.start) * ld + head * d);
                     (call.kernels.transpose)(panel.out.as_ptr(), PANEL_COLUMNS, d, rows, to, ld);
-                    for (r, sum) in panel.sums.iter().enumerate().take(rows) {
+                    for (r, sum) in panel.out[d * PANEL_COLUMNS..][..rows].iter().enumerate() {
                         let row = to.add(r * ld);
                         (call.kernels.scale)(row, 1.0 / sum, row, d);
                     }
                 }
             }
         }
-    }
-
-    fn panel<'w>(&self, work: &'w mut [f32], i: usize) -> Panel<'w> {
-        let len = self.panel_len();
-        let (right, rest) = work[i * len..(i + 1) * len].split_at_mut(self.steps() * TILE);
-        let (out, rest) = rest.split_at_mut(self.out_rows() * PANEL_COLUMNS);
-        let (largest, sums) = rest.split_at_mut(PANEL_COLUMNS);
-        Panel { right, out, largest, sums }
     }
 
     fn pack_keys(&self, batch: usize, head: usize, keys: &mut [f32]) {
@@ -187,23 +194,42 @@ impl Head<'_> {
         }
     }
 
+    /// Step by step, so that what is transposed stays in the first cache.
     fn pack_values(&self, batch: usize, head: usize, values: &mut [f32]) {
         let (call, d) = (self.call, self.call.head_dim);
-        let ld = padded(call.kv_len);
-        let mut transposed = scratch(d * ld);
-        let at = batch * call.kv_len * call.v.stride + head * d;
-        let from = &call.v.data[at..at + (call.kv_len - 1) * call.v.stride + d];
-        // SAFETY: `from` has kv_len rows of d floats, `transposed` d rows of kv_len.
-        unsafe {
-            let to = transposed.as_mut_ptr();
-            (call.kernels.transpose)(from.as_ptr(), call.v.stride, call.kv_len, d, to, ld);
+        let mut transposed = scratch(self.value_rows() * STEP);
+        transposed[d * STEP..].fill(1.0);
+        let tile = self.terms.count() * TILE / 2;
+        for step in 0..self.value_steps() {
+            let first = step * STEP;
+            let keys = STEP.min(call.kv_len - first);
+            let at = (batch * call.kv_len + first) * call.v.stride + head * d;
+            let from = &call.v.data[at..at + (keys - 1) * call.v.stride + d];
+            let to = &mut values[step * tile..];
+            assert!(to.len() >= ((self.value_tiles() - 1) * self.value_steps() + 1) * tile);
+            let split = Split {
+                x: transposed.as_ptr(),
+                ldx: STEP,
+                rows: self.value_rows(),
+                k: keys,
+                tile_rows: self.out_rows(),
+                steps: self.value_steps(),
+                terms: self.terms,
+                to: to.as_mut_ptr().cast(),
+            };
+            // SAFETY: `from` has rows of d floats for these keys, `transposed` rows of a step, and there is room for each of its
+            // tiles.
+            unsafe {
+                (call.kernels.transpose)(from.as_ptr(), call.v.stride, keys, d, transposed.as_mut_ptr(), STEP);
+                (self.unit.split)(&split);
+            }
         }
-        self.split_tiles(transposed.as_ptr(), ld, d, call.kv_len, self.out_rows(), self.terms, values);
     }
 
     /// The queries of a panel, scaled, as a right matrix.
-    fn pack_queries(&self, batch: usize, head: usize, queries: Range<usize>, right: &mut [f32]) {
+    fn pack_queries(&self, batch: usize, head: usize, panel: &mut Panel) {
         let (call, d) = (self.call, self.call.head_dim);
+        let queries = &panel.queries;
         let mut columns = scratch(self.inputs() * PANEL_COLUMNS);
         if queries.len() < PANEL_COLUMNS {
             columns.fill(0.0);
@@ -225,65 +251,79 @@ impl Head<'_> {
             }
             high.copy_from_slice(again);
         }
-        self.pair(&columns, self.inputs(), self.steps(), Terms::One, right);
+        self.pair(&columns, self.inputs(), self.steps(), Terms::One, &mut panel.right);
     }
 
-    /// Scores of `count` keys from the `first` on.
-    fn score(&self, keys: &[f32], first: usize, count: usize, panel: &Panel<'_>, scores: &mut [f32]) {
+    /// The scores of a block of keys, in whole strips. What only fills up the last, and what must not be seen, is no score.
+    fn score(&self, packed: &[f32], keys: &Range<usize>, panel: &Panel, scores: &mut [f32]) {
         let steps = self.steps();
-        for strip in 0..count.div_ceil(STRIP_ROWS) {
-            let keys = &keys[(first / STRIP_ROWS + strip) * steps * TILE..][..steps * TILE];
-            let multiply = Multiply {
-                row_tiles: 2,
-                rows: STRIP_ROWS.min(count - strip * STRIP_ROWS),
-                inputs: self.inputs(),
-                a: keys.as_ptr().cast(),
-                a_second: steps * TILE_BYTES,
-                a_low: 0,
-                a_row: TILE_BYTES / ROW_TILE,
-                a_steps: self.key_places.as_ptr(),
-                b: panel.right.as_ptr().cast(),
-                steps,
-                terms: Terms::One,
-                c: scores[strip * STRIP_ROWS * PANEL_COLUMNS..][..STRIP_ROWS * PANEL_COLUMNS].as_mut_ptr(),
-                accumulate: false,
-            };
-            // SAFETY: keys and queries have these steps, and the tiles are configured.
-            unsafe { (self.unit.multiply)(&multiply) };
+        let strips = keys.len().div_ceil(STRIP_ROWS);
+        let packed = &packed[keys.start / STRIP_ROWS * steps * TILE..][..strips * steps * TILE];
+        assert!(scores.len() >= strips * STRIP_ROWS * PANEL_COLUMNS);
+        match self.unit.scores {
+            Some(unit) if steps == 2 => {
+                let (keys, queries) = (packed.as_ptr().cast(), panel.right.as_ptr().cast());
+                let scores = Scores { keys, rows: strips * STRIP_ROWS, queries, to: scores.as_mut_ptr() };
+                // SAFETY: keys and queries have two steps, and the tiles are configured.
+                unsafe { unit(&scores) };
+            }
+            _ => {
+                let strips = packed.chunks_exact(steps * TILE).zip(scores.chunks_exact_mut(STRIP_ROWS * PANEL_COLUMNS));
+                for (strip, (packed, scores)) in strips.enumerate() {
+                    let multiply = Multiply {
+                        row_tiles: 2,
+                        rows: STRIP_ROWS.min(keys.len() - strip * STRIP_ROWS),
+                        inputs: self.inputs(),
+                        a: packed.as_ptr().cast(),
+                        a_second: steps * TILE_BYTES,
+                        a_low: 0,
+                        a_row: TILE_BYTES / ROW_TILE,
+                        a_steps: self.key_places.as_ptr(),
+                        b: panel.right.as_ptr().cast(),
+                        steps,
+                        terms: Terms::One,
+                        c: scores.as_mut_ptr(),
+                        accumulate: false,
+                    };
+                    // SAFETY: keys and queries have these steps, and the tiles are configured.
+                    unsafe { (self.unit.multiply)(&multiply) };
+                }
+            }
+        }
+        scores[keys.len() * PANEL_COLUMNS..].fill(f32::NEG_INFINITY);
+        if self.call.causal {
+            self.call.hide(keys.start, panel.queries.start, scores);
         }
     }
 
-    /// Softmax of the scores, and the sum of the values with these weights.
-    fn weigh(
-        &self,
-        values: &[f32],
-        first: usize,
-        count: usize,
-        panel: &mut Panel<'_>,
-        scores: &mut [f32],
-        weights: &mut [f32],
-    ) {
+    /// Softmax of so many scores, as a right matrix.
+    fn weigh(&self, count: usize, panel: &mut Panel, scores: &mut [f32], weights: &mut [f32]) {
+        let rows = count.next_multiple_of(STEP);
+        assert!(scores.len() >= rows * PANEL_COLUMNS && weights.len() >= rows / STEP * self.terms.count() * TILE);
         let softmax = SoftmaxBlock {
             scores: scores.as_mut_ptr(),
-            rows: count,
+            rows,
             largest: panel.largest.as_mut_ptr(),
-            sums: panel.sums.as_mut_ptr(),
             out: panel.out.as_mut_ptr(),
-            out_rows: self.call.head_dim,
+            out_rows: self.value_rows(),
         };
-        let (steps, terms) = (count.div_ceil(STEP), self.terms.count());
-        assert!(scores.len() >= count * PANEL_COLUMNS && weights.len() >= steps * terms * TILE);
-        let row = self.value_steps() * terms * TILE;
         // SAFETY: all have rows of a panel, and there is room for the weights.
         unsafe { (self.unit.softmax)(&softmax, self.terms, weights.as_mut_ptr().cast()) };
+    }
+
+    /// Adds the values of a block of keys with these weights.
+    fn sum(&self, packed: &[f32], keys: &Range<usize>, panel: &mut Panel, weights: &[f32]) {
+        let (steps, terms) = (keys.len().div_ceil(STEP), self.terms.count());
+        assert!(weights.len() >= steps * terms * TILE);
+        let row = self.value_steps() * terms * TILE;
         for tile in (0..self.value_tiles()).step_by(2) {
             let row_tiles = 2.min(self.value_tiles() - tile);
-            let values = &values[(tile * row + first / STEP * terms * TILE) / 2..];
+            let packed = &packed[(tile * row + keys.start / STEP * terms * TILE) / 2..];
             let multiply = Multiply {
                 row_tiles,
-                rows: (self.call.head_dim - tile * ROW_TILE).min(row_tiles * ROW_TILE),
-                inputs: count,
-                a: values.as_ptr().cast(),
+                rows: (self.value_rows() - tile * ROW_TILE).min(row_tiles * ROW_TILE),
+                inputs: keys.len(),
+                a: packed.as_ptr().cast(),
                 a_second: row * size_of::<u16>(),
                 a_low: TILE_BYTES,
                 a_row: TILE_BYTES / ROW_TILE,
