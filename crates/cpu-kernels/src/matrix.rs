@@ -24,7 +24,7 @@ impl Matrix {
     ) -> Self {
         match kernels.unit(precision) {
             Some(unit) => {
-                let weights = SplitWeights::new(unit, Terms::of(precision), weight, n, inner, taps);
+                let weights = SplitWeights::new(kernels, unit, Terms::of(precision), weight, n, inner, taps);
                 Matrix::Split(kernels, weights)
             }
             None => Matrix::Packed(Packed::new(kernels, weight, n, inner, taps)),

@@ -28,30 +28,62 @@ pub(crate) fn convolve(
         return;
     }
     let threads = if y.len() * b.k < SMALL_WORK { 1 } else { rayon::current_num_threads() };
-    let pitch = (maps.out_w - 1) * maps.stride + maps.kernel.1;
-    let rows_in = |rows: usize| (rows - 1) * maps.stride + maps.kernel.0;
     let pixel = ((maps.c / STEP) | 1) * STEP;
-    let bytes = |rows: usize| rows_in(rows) * pitch * pixel * b.terms.count() * size_of::<u16>();
-    // Whole images where they fit, else bands of one.
-    let bands = (1..=maps.out_h).find(|bands| bytes(maps.out_h.div_ceil(*bands)) <= MAP_BYTES).unwrap_or(maps.out_h);
-    let images = if bands > 1 { 1 } else { (MAP_BYTES / bytes(maps.out_h)).clamp(1, maps.n) };
-    let (bands, groups) = (Blocks::new(maps.out_h, maps.out_h.div_ceil(bands)), Blocks::new(maps.n, images));
-    let blocks = bands.count * groups.count;
+    let pixels = MAP_BYTES / (pixel * b.terms.count() * size_of::<u16>());
+    let (images, rows, cols) = block_shape(&maps, pixels);
+    let pitch = (cols.largest() - 1) * maps.stride + maps.kernel.1;
+    let blocks = images.count * rows.count * cols.count;
     let parts = panel_parts(blocks, b.panels(), threads);
     let steps = Blocks::new(b.k / STEP, (PANEL_BYTES / (b.terms.count() * STEP * PANEL_COLUMNS * 2)).max(1));
-    let rows = rows_in(bands.largest());
     // A tile at the end of a row reads on behind it.
-    let map_len = rows * pitch * pixel;
-    let plane = groups.largest() * map_len + ROW_TILE * maps.stride * pixel;
+    let map_len = ((rows.largest() - 1) * maps.stride + maps.kernel.0) * pitch * pixel;
+    let plane = images.largest() * map_len + ROW_TILE * maps.stride * pixel;
     let call =
         Call { kernels, x, maps, b, out, y: Shared::new(y), pitch, pixel, map_len, plane, steps, offsets: Vec::new() };
     let call = Call { offsets: call.offsets(), ..call };
     share_out(blocks * parts, |task| {
         let (block, part) = (task / parts, task % parts);
-        let (images, rows) = (groups.range(block / bands.count), bands.range(block % bands.count));
+        let (band, col) = (block / cols.count, block % cols.count);
+        let block = Block {
+            images: images.range(band / rows.count),
+            rows: rows.range(band % rows.count),
+            cols: cols.range(col),
+        };
         // SAFETY: tasks have different pixels or different panels, so different parts of y.
-        unsafe { call.block(images, rows, share(b.panels(), parts, part)) };
+        unsafe { call.block(&block, share(b.panels(), parts, part)) };
     });
+}
+
+/// How the output is cut: whole images where a map of so many pixels holds them, else the shape that reads the fewest pixels twice.
+fn block_shape(maps: &Maps, pixels: usize) -> (Blocks, Blocks, Blocks) {
+    let along = |len: usize, kernel: usize| (len - 1) * maps.stride + kernel;
+    let whole = along(maps.out_h, maps.kernel.0) * along(maps.out_w, maps.kernel.1);
+    if whole <= pixels {
+        let images = (pixels / whole).min(maps.n);
+        return (Blocks::new(maps.n, images), Blocks::new(maps.out_h, maps.out_h), Blocks::new(maps.out_w, maps.out_w));
+    }
+    // As many parts of a row as make no more tiles than the whole row.
+    let tiles = |cols: usize| cols.div_ceil(ROW_TILE);
+    let cuts = (1..=8).filter(|parts| parts * tiles(maps.out_w.div_ceil(*parts)) <= tiles(maps.out_w));
+    let widths = cuts.map(|parts| maps.out_w.div_ceil(parts));
+    let shape = |cols: usize| {
+        let rows_in = pixels / along(cols, maps.kernel.1);
+        let rows = (rows_in.saturating_sub(maps.kernel.0) / maps.stride + 1).min(maps.out_h);
+        (rows, cols)
+    };
+    let cost = |&(rows, cols): &(usize, usize)| {
+        let read = along(rows, maps.kernel.0) * along(cols, maps.kernel.1);
+        (read * 1000 / (rows * cols), usize::MAX - cols)
+    };
+    let (rows, cols) = widths.map(shape).min_by_key(cost).unwrap_or((1, maps.out_w));
+    (Blocks::new(maps.n, 1), Blocks::new(maps.out_h, rows), Blocks::new(maps.out_w, cols))
+}
+
+/// What one map is written for.
+struct Block {
+    images: Range<usize>,
+    rows: Range<usize>,
+    cols: Range<usize>,
 }
 
 struct Call<'a> {
@@ -61,7 +93,7 @@ struct Call<'a> {
     b: &'a SplitWeights,
     out: &'a Output<'a>,
     y: Shared,
-    /// Pixels from one row of a block's map to the next; the padding is written out.
+    /// Pixels from one row of a block's map to the next; what surrounds the block is written out.
     pitch: usize,
     /// Elements from one pixel to the next: an odd number of cache lines, so that neighbours do not fall into the same few lines of
     /// the first cache.
@@ -77,7 +109,7 @@ struct Call<'a> {
 /// Sixteen pixels of the output.
 struct PixelTile {
     image: usize,
-    /// Of the first of them. Those behind a row's end are dropped.
+    /// Of the first of them, in the block. Those behind a row's end are dropped.
     row: usize,
     col: usize,
 }
@@ -96,13 +128,13 @@ impl Call<'_> {
     }
 
     /// # Safety
-    /// Nobody else touches the channels of these panels in these images' rows of y.
-    unsafe fn block(&self, images: Range<usize>, rows: Range<usize>, panels: Range<usize>) {
+    /// Nobody else touches the channels of these panels in the block's pixels of y.
+    unsafe fn block(&self, block: &Block, panels: Range<usize>) {
         let (maps, b) = (self.maps, self.b);
         let terms = b.terms.count();
         let mut map = scratch(self.plane * terms / 2);
-        self.write_map(&images, &rows, &mut map);
-        let (tiles, linear) = self.tiles(images.len(), rows.len());
+        self.write_map(block, &mut map);
+        let (tiles, linear) = self.tiles(block);
         let place = |tile: &PixelTile| {
             let pixel = tile.row * maps.stride * self.pitch + tile.col * maps.stride;
             (tile.image * self.map_len + pixel * self.pixel) * size_of::<u16>()
@@ -113,15 +145,15 @@ impl Call<'_> {
         let mut sums = scratch(held * SUMS);
         let _tiles = Configured::new(b.unit);
         for p in panels {
-            for block in 0..self.steps.count {
-                let steps = self.steps.range(block);
+            for part in 0..self.steps.count {
+                let (steps, last) = (self.steps.range(part), part + 1 == self.steps.count);
                 // SAFETY: there is room for these steps.
                 let right = unsafe { b.panel(p, steps.start, steps.len(), panel.as_mut_ptr()) };
                 for (i, pair) in tiles.chunks(2).enumerate() {
                     let sums = &mut sums[i % held * SUMS..][..SUMS];
-                    if block + 1 == self.steps.count {
+                    if last {
                         for tile in pair {
-                            let at = self.place_in_y(images.start + tile.image, rows.start + tile.row, tile.col, p);
+                            let at = self.place_in_y(block, tile.image, tile.row, tile.col, p);
                             claim(self.y.get().wrapping_add(at), b.n, ROW_TILE);
                         }
                     }
@@ -139,15 +171,15 @@ impl Call<'_> {
                         steps: steps.len(),
                         terms: b.terms,
                         c: sums.as_mut_ptr(),
-                        accumulate: block > 0,
+                        accumulate: part > 0,
                     };
                     // SAFETY: the map has every tile's pixels and sixteen more, the panel these steps, and the tiles are
                     // configured.
                     unsafe { (b.unit.multiply)(&multiply) };
-                    if block + 1 == self.steps.count {
+                    if last {
                         for (tile, sums) in pair.iter().zip(sums.chunks_exact(SUMS / 2)) {
                             // SAFETY: these pixels and channels of y are ours.
-                            unsafe { self.finish(tile, linear, images.start, &rows, p, sums) };
+                            unsafe { self.finish(block, tile, linear, p, sums) };
                         }
                     }
                 }
@@ -157,10 +189,10 @@ impl Call<'_> {
 
     /// The block's pixels in tiles, and whether those go on from a row to the next (over the padding between), which wastes less
     /// where rows are no multiple of sixteen.
-    fn tiles(&self, images: usize, rows: usize) -> (Vec<PixelTile>, bool) {
-        let Maps { out_w, stride, .. } = self.maps;
-        let positions = (rows - 1) * self.pitch + out_w;
-        let linear = stride == 1 && positions.div_ceil(ROW_TILE) < rows * out_w.div_ceil(ROW_TILE);
+    fn tiles(&self, block: &Block) -> (Vec<PixelTile>, bool) {
+        let (images, rows, cols) = (block.images.len(), block.rows.len(), block.cols.len());
+        let positions = (rows - 1) * self.pitch + cols;
+        let linear = self.maps.stride == 1 && positions.div_ceil(ROW_TILE) < rows * cols.div_ceil(ROW_TILE);
         let mut tiles = Vec::new();
         for image in 0..images {
             if linear {
@@ -168,26 +200,26 @@ impl Call<'_> {
                 tiles.extend(firsts.map(|at| PixelTile { image, row: at / self.pitch, col: at % self.pitch }));
             } else {
                 for row in 0..rows {
-                    tiles.extend((0..out_w).step_by(ROW_TILE).map(|col| PixelTile { image, row, col }));
+                    tiles.extend((0..cols).step_by(ROW_TILE).map(|col| PixelTile { image, row, col }));
                 }
             }
         }
         (tiles, linear)
     }
 
-    /// The rows of the padded map that these rows of the output are computed from, as terms.
-    fn write_map(&self, images: &Range<usize>, rows: &Range<usize>, map: &mut Scratch) {
+    /// The part of the padded map that the block is computed from, as terms.
+    fn write_map(&self, block: &Block, map: &mut Scratch) {
         let Maps { h, w, c, kernel, stride, top, left, .. } = self.maps;
         let plane = self.plane;
         let (high, low) = bytemuck::cast_slice_mut::<f32, u16>(map).split_at_mut(plane);
-        let rows_in = (rows.len() - 1) * stride + kernel.0;
-        // Columns of the picture, and those of the padding at its sides.
-        let left = left.min(self.pitch);
-        let right = (left + w).min(self.pitch);
-        for (i, image) in images.clone().enumerate() {
+        let rows_in = (block.rows.len() - 1) * stride + kernel.0;
+        // Columns of the block that lie in the picture, and not in the padding at its sides.
+        let first = block.cols.start * stride;
+        let inside = left.saturating_sub(first).min(self.pitch)..(left + w).saturating_sub(first).min(self.pitch);
+        for (i, image) in block.images.clone().enumerate() {
             for row in 0..rows_in {
-                let y = rows.start * stride + row;
-                let inside = if y >= top && y < top + h { left..right } else { 0..0 };
+                let y = block.rows.start * stride + row;
+                let inside = if y >= top && y < top + h { inside.clone() } else { 0..0 };
                 for col in 0..self.pitch {
                     let at = i * self.map_len + (row * self.pitch + col) * self.pixel;
                     let (high, low) = (&mut high[at..at + c], low.get_mut(at..at + c));
@@ -196,7 +228,7 @@ impl Call<'_> {
                         low.into_iter().for_each(|low| low.fill(0));
                         continue;
                     }
-                    let from = ((image * h + y - top) * w + col - left) * c;
+                    let from = ((image * h + y - top) * w + first + col - left) * c;
                     let narrow = Narrow {
                         x: self.x[from..from + c].as_ptr(),
                         len: c,
@@ -212,32 +244,25 @@ impl Call<'_> {
     }
 
     /// Where in y a panel's channels of a pixel are.
-    fn place_in_y(&self, image: usize, row: usize, col: usize, p: usize) -> usize {
-        ((image * self.maps.out_h + row) * self.maps.out_w + col) * self.b.n + p * PANEL_COLUMNS
+    fn place_in_y(&self, block: &Block, image: usize, row: usize, col: usize, p: usize) -> usize {
+        let row = (block.images.start + image) * self.maps.out_h + block.rows.start + row;
+        (row * self.maps.out_w + block.cols.start + col) * self.b.n + p * PANEL_COLUMNS
     }
 
     /// Sixteen rows of sums to their pixels.
     ///
     /// # Safety
-    /// Nobody else touches this panel's channels in these rows of y.
-    unsafe fn finish(
-        &self,
-        tile: &PixelTile,
-        linear: bool,
-        first_image: usize,
-        rows: &Range<usize>,
-        p: usize,
-        sums: &[f32],
-    ) {
-        let (maps, n) = (self.maps, self.b.n);
+    /// Nobody else touches this panel's channels in the block's pixels of y.
+    unsafe fn finish(&self, block: &Block, tile: &PixelTile, linear: bool, p: usize, sums: &[f32]) {
+        let n = self.b.n;
         let channel = p * PANEL_COLUMNS;
-        let image = first_image + tile.image;
+        let image = block.images.start + tile.image;
         let padded = self.b.panels() * PANEL_COLUMNS;
         let bias = if self.out.bias.len() == padded { 0 } else { image * padded };
         let (mut row, mut col, mut done) = (tile.row, tile.col, 0);
-        while done < ROW_TILE && row < rows.len() {
-            let count = maps.out_w.saturating_sub(col).min(ROW_TILE - done);
-            let at = self.place_in_y(image, rows.start + row, col, p);
+        while done < ROW_TILE && row < block.rows.len() {
+            let count = block.cols.len().saturating_sub(col).min(ROW_TILE - done);
+            let at = self.place_in_y(block, tile.image, row, col, p);
             if count > 0 {
                 // SAFETY: these pixels lie within y.
                 unsafe {

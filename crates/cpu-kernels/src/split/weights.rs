@@ -1,10 +1,9 @@
-use half::bf16;
 use rayon::prelude::*;
 
 use super::{PANEL_COLUMNS, STEP, Terms};
 use crate::Weight;
-use crate::buffer::Buffer;
-use crate::simd::Unit;
+use crate::buffer::{Buffer, scratch};
+use crate::simd::{Kernels, Narrow, Unit};
 
 /// A matrix of `n` outputs by `k` inputs, split into terms, in the order in which a matrix unit reads it; what was stored in half
 /// precision stays so, and is split as it is read.
@@ -37,6 +36,7 @@ impl SplitWeights {
     /// where [maps are read](SplitWeights::reads_maps), one of a step of 32 that the taps share: `(i / 32 * taps + tap) * 32 + i % 32`.
     /// For a plain matrix `taps` is 1.
     pub(crate) fn new(
+        kernels: &Kernels,
         unit: &'static Unit,
         terms: Terms,
         weight: Weight<'_>,
@@ -45,19 +45,34 @@ impl SplitWeights {
         taps: usize,
     ) -> Self {
         assert_eq!(weight.len(), n * inner * taps, "a weight of {n} x {inner} x {taps} elements");
-        let shape = [n, inner, taps];
+        let packing = Packing { kernels, n, inner, taps };
+        let narrow = |terms, x: &[f32], [high, low]: [&mut [u16]; 2]| {
+            let narrow = Narrow { x: x.as_ptr(), len: x.len(), terms, high: high.as_mut_ptr(), low: low.as_mut_ptr() };
+            assert!(high.len() == x.len() && (terms == Terms::One || low.len() == x.len()));
+            // SAFETY: every line has as many elements, whole steps, and the machine has the unit.
+            unsafe { (unit.narrow)(&narrow) };
+        };
         let (stored, data) = match (weight, terms) {
-            (Weight::F16(w), Terms::Three) => (Stored::Half, pack(w, shape, 1, |w, [to, _]| *to = w.to_bits())),
-            (Weight::Bf16(w), Terms::Three) => (Stored::High, pack(w, shape, 1, |w, [to, _]| *to = w.to_bits())),
-            (Weight::F16(w), Terms::One) => (Stored::Terms, pack(w, shape, 1, |w, [to, _]| *to = high(w.to_f32()))),
-            (Weight::Bf16(w), Terms::One) => (Stored::Terms, pack(w, shape, 1, |w, [to, _]| *to = w.to_bits())),
-            (Weight::F32(w), Terms::One) => (Stored::Terms, pack(w, shape, 1, |w, [to, _]| *to = high(w))),
-            (Weight::F32(w), Terms::Three) => {
-                let both = |w, [to, low]: [&mut u16; 2]| {
-                    *to = high(w);
-                    *low = high(w - bf16::from_bits(*to).to_f32());
+            (Weight::F16(w), Terms::Three) => {
+                let bits: &[u16] = bytemuck::cast_slice(w);
+                (Stored::Half, packing.pack(bits, 1, |line, [to, _]| to.copy_from_slice(line)))
+            }
+            (Weight::Bf16(w), _) => {
+                let stored = if terms == Terms::One { Stored::Terms } else { Stored::High };
+                let bits: &[u16] = bytemuck::cast_slice(w);
+                (stored, packing.pack(bits, 1, |line, [to, _]| to.copy_from_slice(line)))
+            }
+            (Weight::F16(w), Terms::One) => {
+                let widened = |line: &[u16], to: [&mut [u16]; 2]| {
+                    let mut x = scratch(line.len());
+                    // SAFETY: both have as many elements.
+                    unsafe { (kernels.widen_f16)(line.as_ptr(), x.as_mut_ptr(), line.len()) };
+                    narrow(Terms::One, &x, to);
                 };
-                (Stored::Terms, pack(w, shape, 2, both))
+                (Stored::Terms, packing.pack(bytemuck::cast_slice(w), 1, widened))
+            }
+            (Weight::F32(w), terms) => {
+                (Stored::Terms, packing.pack(w, terms.count(), |line, to| narrow(terms, line, to)))
             }
         };
         Self { unit, terms, n, k: inner * taps, reads_maps: taps > 1 && inner.is_multiple_of(STEP), stored, data }
@@ -120,42 +135,69 @@ impl SplitWeights {
     }
 }
 
-fn high(x: f32) -> u16 {
-    bf16::from_f32(x).to_bits()
+/// A weight `(n, inner, taps)` on its way into panels.
+struct Packing<'a> {
+    kernels: &'a Kernels,
+    n: usize,
+    inner: usize,
+    taps: usize,
 }
 
-/// `write` sets the terms of one element, which are all zero before.
-fn pack<T: Copy + Sync>(
-    w: &[T],
-    [n, inner, taps]: [usize; 3],
-    terms: usize,
-    write: impl Fn(T, [&mut u16; 2]) + Sync,
-) -> Buffer {
-    let k = inner * taps;
-    let panel = k.div_ceil(STEP) * STEP_ELEMENTS * terms;
-    let shared = inner.is_multiple_of(STEP);
-    let input = |i: usize, tap: usize| if shared { (i / STEP * taps + tap) * STEP + i % STEP } else { tap * inner + i };
-    let mut data = Buffer::zeroed(n.div_ceil(PANEL_COLUMNS) * panel / 2);
-    if panel == 0 {
-        return data;
+impl Packing<'_> {
+    /// `split` makes the terms of one output's inputs, which fill up whole steps with zeros.
+    fn pack<T: bytemuck::Pod + Sync>(
+        &self,
+        w: &[T],
+        terms: usize,
+        split: impl Fn(&[T], [&mut [u16]; 2]) + Sync,
+    ) -> Buffer {
+        let k = self.inner * self.taps;
+        let steps = k.div_ceil(STEP);
+        let mut data = Buffer::zeroed(self.n.div_ceil(PANEL_COLUMNS) * steps * STEP_ELEMENTS * terms / 2);
+        if data.is_empty() {
+            return data;
+        }
+        // The columns of a panel as lines, each a pair of inputs after the other, and then all pairs of columns side by side.
+        let len = steps * STEP;
+        data.par_chunks_mut(steps * STEP_ELEMENTS * terms / 2).zip(w.par_chunks(PANEL_COLUMNS * k)).for_each(|(to, w)| {
+            let mut ordered = vec![T::zeroed(); len];
+            let mut lines = scratch(terms * PANEL_COLUMNS * len / 2);
+            for (j, row) in w.chunks_exact(k).enumerate() {
+                self.order(row, &mut ordered);
+                let lines: &mut [u16] = bytemuck::cast_slice_mut(&mut lines);
+                let (high, low) = lines.split_at_mut(PANEL_COLUMNS * len);
+                let low = if terms == 2 { &mut low[j * len..(j + 1) * len] } else { &mut [] };
+                split(&ordered, [&mut high[j * len..(j + 1) * len], low]);
+            }
+            let (columns, pairs) = (w.len() / k, STEP / 2);
+            for (i, to) in to.chunks_exact_mut(STEP_ELEMENTS / 2).enumerate() {
+                let (step, term) = (i / terms, i % terms);
+                let from = &lines[(term * PANEL_COLUMNS * len + step * STEP) / 2..];
+                assert!(from.len() >= (columns - 1) * len / 2 + pairs);
+                // SAFETY: there are so many lines of so many pairs, and rows of a panel for the pairs.
+                unsafe {
+                    let to = to.as_mut_ptr();
+                    (self.kernels.transpose)(from.as_ptr(), len / 2, columns, pairs, to, PANEL_COLUMNS);
+                }
+            }
+        });
+        data
     }
-    data.par_chunks_mut(panel / 2).enumerate().for_each(|(p, to)| {
-        let to: &mut [u16] = bytemuck::cast_slice_mut(to);
-        for j in 0..PANEL_COLUMNS.min(n - p * PANEL_COLUMNS) {
-            let row = &w[(p * PANEL_COLUMNS + j) * k..][..k];
-            for tap in 0..taps {
-                for i in 0..inner {
-                    let input = input(i, tap);
-                    let (step, within) = (input / STEP, input % STEP);
-                    let at = within / 2 * 2 * PANEL_COLUMNS + 2 * j + within % 2;
-                    let step = &mut to[step * STEP_ELEMENTS * terms..][..STEP_ELEMENTS * terms];
-                    let (first, second) = step.split_at_mut(STEP_ELEMENTS);
-                    let mut none = 0;
-                    let low = if terms == 2 { &mut second[at] } else { &mut none };
-                    write(row[i * taps + tap], [&mut first[at], low]);
+
+    /// One output's inputs in the order in which they are multiplied.
+    fn order<T: Copy>(&self, row: &[T], ordered: &mut [T]) {
+        let Self { inner, taps, .. } = *self;
+        if taps == 1 {
+            ordered[..inner].copy_from_slice(row);
+            return;
+        }
+        let shared = if inner.is_multiple_of(STEP) { STEP } else { inner };
+        for (channels, ordered) in row.chunks_exact(shared * taps).zip(ordered.chunks_mut(shared * taps)) {
+            for (tap, ordered) in ordered.chunks_exact_mut(shared).enumerate() {
+                for (to, channel) in ordered.iter_mut().zip(channels.chunks_exact(taps)) {
+                    *to = channel[tap];
                 }
             }
         }
-    });
-    data
+    }
 }

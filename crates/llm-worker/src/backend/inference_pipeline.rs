@@ -68,6 +68,9 @@ impl BatchModel for InferencePipeline {
             .with_n_seq_max(slots as u32)
             .with_n_batch(BATCH.max(slots) as u32)
             .with_n_ubatch(BATCH as u32)
+            // One cache for all: with one for each sequence llama.cpp computes a batch in parts of as many tokens of each, of
+            // neighbours alone, and reads all weights for every part.
+            .with_kv_unified(true)
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
             .with_no_perf(true);
