@@ -10,9 +10,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
-/// By which a session names a request that it has taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// By which a session names a request that it has taken in. The later, the larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(u64);
+
+impl Ticket {
+    /// One after the other.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..).map(Self)
+    }
+}
 
 /// A model that is loaded. What runs on it may borrow it.
 pub trait BatchModel {
@@ -117,7 +124,7 @@ fn serve<M: BatchModel>(
 ) -> Result<(), ApiError> {
     let mut session = model.session()?;
     receiver.status.send_replace(EngineStatus::Ready);
-    let mut tickets = (0..).map(Ticket);
+    let mut tickets = Ticket::all();
     loop {
         while session.has_room() {
             let next = if in_work.is_empty() {

@@ -21,7 +21,7 @@ impl Terms {
     fn panels(self) -> usize {
         match self {
             Terms::One => 1,
-            Terms::Three => 4,
+            Terms::Three => 8,
         }
     }
 }

@@ -159,28 +159,30 @@ impl Packing<'_> {
         }
         // The columns of a panel as lines, each a pair of inputs after the other, and then all pairs of columns side by side.
         let len = steps * STEP;
-        data.par_chunks_mut(steps * STEP_ELEMENTS * terms / 2).zip(w.par_chunks(PANEL_COLUMNS * k)).for_each(|(to, w)| {
-            let mut ordered = vec![T::zeroed(); len];
-            let mut lines = scratch(terms * PANEL_COLUMNS * len / 2);
-            for (j, row) in w.chunks_exact(k).enumerate() {
-                self.order(row, &mut ordered);
-                let lines: &mut [u16] = bytemuck::cast_slice_mut(&mut lines);
-                let (high, low) = lines.split_at_mut(PANEL_COLUMNS * len);
-                let low = if terms == 2 { &mut low[j * len..(j + 1) * len] } else { &mut [] };
-                split(&ordered, [&mut high[j * len..(j + 1) * len], low]);
-            }
-            let (columns, pairs) = (w.len() / k, STEP / 2);
-            for (i, to) in to.chunks_exact_mut(STEP_ELEMENTS / 2).enumerate() {
-                let (step, term) = (i / terms, i % terms);
-                let from = &lines[(term * PANEL_COLUMNS * len + step * STEP) / 2..];
-                assert!(from.len() >= (columns - 1) * len / 2 + pairs);
-                // SAFETY: there are so many lines of so many pairs, and rows of a panel for the pairs.
-                unsafe {
-                    let to = to.as_mut_ptr();
-                    (self.kernels.transpose)(from.as_ptr(), len / 2, columns, pairs, to, PANEL_COLUMNS);
+        data.par_chunks_mut(steps * STEP_ELEMENTS * terms / 2).zip(w.par_chunks(PANEL_COLUMNS * k)).for_each(
+            |(to, w)| {
+                let mut ordered = vec![T::zeroed(); len];
+                let mut lines = scratch(terms * PANEL_COLUMNS * len / 2);
+                for (j, row) in w.chunks_exact(k).enumerate() {
+                    self.order(row, &mut ordered);
+                    let lines: &mut [u16] = bytemuck::cast_slice_mut(&mut lines);
+                    let (high, low) = lines.split_at_mut(PANEL_COLUMNS * len);
+                    let low = if terms == 2 { &mut low[j * len..(j + 1) * len] } else { &mut [] };
+                    split(&ordered, [&mut high[j * len..(j + 1) * len], low]);
                 }
-            }
-        });
+                let (columns, pairs) = (w.len() / k, STEP / 2);
+                for (i, to) in to.chunks_exact_mut(STEP_ELEMENTS / 2).enumerate() {
+                    let (step, term) = (i / terms, i % terms);
+                    let from = &lines[(term * PANEL_COLUMNS * len + step * STEP) / 2..];
+                    assert!(from.len() >= (columns - 1) * len / 2 + pairs);
+                    // SAFETY: there are so many lines of so many pairs, and rows of a panel for the pairs.
+                    unsafe {
+                        let to = to.as_mut_ptr();
+                        (self.kernels.transpose)(from.as_ptr(), len / 2, columns, pairs, to, PANEL_COLUMNS);
+                    }
+                }
+            },
+        );
         data
     }
 

@@ -68,9 +68,6 @@ impl BatchModel for InferencePipeline {
             .with_n_seq_max(slots as u32)
             .with_n_batch(BATCH.max(slots) as u32)
             .with_n_ubatch(BATCH as u32)
-            // One cache for all: with one for each sequence llama.cpp computes a batch in parts of as many tokens of each, of
-            // neighbours alone, and reads all weights for every part.
-            .with_kv_unified(true)
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
             .with_no_perf(true);
@@ -196,16 +193,14 @@ impl Session<'_> {
         let alone = !self.slots.iter().any(writing);
         let patience = if alone { ALONE } else { PATIENCE };
         let in_time = self.seconds_a_token.map_or(BATCH, |seconds| (patience.as_secs_f64() / seconds) as usize);
-        let waiting = self.slots.iter().filter_map(|slot| slot.job.as_ref()).map(|job| job.ahead.len()).sum();
-        let mut room = room(in_time, waiting, alone);
+        let total = self.slots.iter().filter_map(|slot| slot.job.as_ref()).map(|job| job.ahead.len()).sum();
+        let waiting: Vec<_> = self.slots.iter().map(|slot| slot.job.as_ref().map(Waiting::of)).collect();
+        let shares = shares(room(in_time, total, alone), &waiting);
         let mut fed = 0;
-        let (writers, readers): (Vec<_>, Vec<_>) = self.slots.iter_mut().partition(|slot| writing(slot));
-        for slot in writers {
-            room = room.saturating_sub(feed(&mut self.batch, slot, 1));
-        }
-        for slot in readers {
-            let count = feed(&mut self.batch, slot, room);
-            (room, fed) = (room - count, fed + count);
+        // In the order of the sequences, since llama.cpp computes only neighbours together.
+        for ((slot, share), waiting) in self.slots.iter_mut().zip(shares).zip(waiting) {
+            let count = feed(&mut self.batch, slot, share);
+            fed += if matches!(waiting, Some(Waiting::Prompt { .. })) { count } else { 0 };
         }
         fed
     }
@@ -264,6 +259,47 @@ fn room(in_time: usize, waiting: usize, alone: bool) -> usize {
     if alone && waiting <= stretched { room.max(waiting) } else { room }
 }
 
+/// What a text waits for.
+#[derive(Debug, Clone, Copy)]
+enum Waiting {
+    /// Its next token.
+    Token,
+    /// So many tokens of its prompt to be read.
+    Prompt { ticket: Ticket, tokens: usize },
+}
+
+impl Waiting {
+    fn of(job: &Job) -> Self {
+        if job.reads() { Self::Prompt { ticket: job.ticket, tokens: job.ahead.len() } } else { Self::Token }
+    }
+}
+
+/// How many tokens of each text a batch takes: one of all that are written, and of the prompts first the oldest's. llama.cpp
+/// computes a batch in parts, each of as many tokens of every sequence in it, and reads all weights for every part; so another
+/// prompt joins only where it fits as a whole.
+fn shares(room: usize, waiting: &[Option<Waiting>]) -> Vec<usize> {
+    let mut shares = vec![0; waiting.len()];
+    let mut prompts = Vec::new();
+    for (i, waiting) in waiting.iter().enumerate() {
+        match *waiting {
+            None => {}
+            Some(Waiting::Token) => shares[i] = 1,
+            Some(Waiting::Prompt { ticket, tokens }) => prompts.push((ticket, tokens, i)),
+        }
+    }
+    prompts.sort_unstable();
+    let written: usize = shares.iter().sum();
+    // However many are written, a prompt gets on.
+    let mut left = room.saturating_sub(written).max(1);
+    for (place, (_, tokens, i)) in prompts.into_iter().enumerate() {
+        if place == 0 || tokens <= left {
+            shares[i] = tokens.min(left);
+            left -= shares[i];
+        }
+    }
+    shares
+}
+
 /// Puts at most `room` of a text's tokens into the batch; how many it were. With the last of them its next token is chosen.
 fn feed(batch: &mut LlamaBatch<'_>, slot: &mut Slot, room: usize) -> usize {
     let Some(job) = &mut slot.job else { return 0 };
@@ -283,7 +319,9 @@ fn feed(batch: &mut LlamaBatch<'_>, slot: &mut Slot, room: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{BATCH, FEWEST, room};
+    use worker_engine::Ticket;
+
+    use super::{BATCH, FEWEST, Waiting, room, shares};
 
     #[test]
     fn a_batch_takes_what_there_is_time_for_and_a_lonely_prompts_short_rest_with_it() {
@@ -294,5 +332,17 @@ mod tests {
         assert_eq!(room(0, 30, true), FEWEST);
         assert_eq!(room(10_000, 10_000, true), BATCH);
         assert_eq!(room(400, BATCH + 1, true), 416);
+    }
+
+    #[test]
+    fn the_oldest_prompt_is_read_first_and_others_join_it_as_a_whole() {
+        let tickets: Vec<_> = Ticket::all().take(3).collect();
+        let prompt = |i: usize, tokens| Some(Waiting::Prompt { ticket: tickets[i], tokens });
+        let token = Some(Waiting::Token);
+        assert_eq!(shares(288, &[prompt(1, 256), prompt(0, 256), prompt(2, 256)]), [0, 256, 0]);
+        assert_eq!(shares(512, &[prompt(1, 256), prompt(0, 256), prompt(2, 256)]), [256, 256, 0]);
+        assert_eq!(shares(300, &[prompt(0, 200), prompt(1, 200), prompt(2, 100)]), [200, 0, 100]);
+        assert_eq!(shares(32, &[token, prompt(1, 20), None, prompt(0, 40), token]), [1, 0, 0, 30, 1]);
+        assert_eq!(shares(32, &[prompt(0, 0), None, token]), [0, 0, 1]);
     }
 }
