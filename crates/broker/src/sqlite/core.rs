@@ -212,7 +212,8 @@ impl Core {
         self.after_commit.clear();
         self.moved.clear();
         self.burnt.extend(self.early.drain(..));
-        self.is_stale = true;
+        // At once, lest somebody counts what was taken back; where the disk cannot even be read, before the next transaction.
+        self.is_stale = self.remember().is_err();
         // Those who still wait may get what the next transaction can write.
         for (waiter, _) in std::mem::take(&mut self.granted) {
             // Who has gone needs no answer.
