@@ -4,16 +4,28 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use memmap2::MmapMut;
+
 const ALIGN: usize = 64;
 /// From this size on memory is asked for in huge pages.
 const LARGE: usize = 4 << 20;
+/// From this size on memory comes from the system.
+const MAPPED: usize = 256 << 10;
 
 /// A zeroed, fixed-length slice of `f32` that starts on a cache line: vector loads from it never straddle two.
 pub struct Buffer {
     start: NonNull<f32>,
     len: usize,
-    /// What the allocator gave; `start` lies within it.
-    block: *mut u8,
+    /// What `start` lies within.
+    block: Block,
+}
+
+enum Block {
+    /// What the allocator gave.
+    Allocated(*mut u8),
+    /// Large memory comes from the system itself and goes back to it. An allocator that has seen some go keeps the next in its own
+    /// heaps, where what stays in between holds it.
+    Mapped(#[allow(dead_code)] MmapMut),
 }
 
 // SAFETY: a Buffer owns its memory alone, as a Vec<f32> does.
@@ -25,9 +37,18 @@ impl Buffer {
     /// `len` zeros. Aborts the process where memory is short, as `Vec` does.
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self { start: NonNull::<Line>::dangling().cast(), len, block: std::ptr::null_mut() };
+            let block = Block::Allocated(std::ptr::null_mut());
+            return Self { start: NonNull::<Line>::dangling().cast(), len, block };
         }
         let layout = Self::layout(len);
+        if layout.size() >= MAPPED
+            && let Ok(mut map) = MmapMut::map_anon(layout.size())
+            && let Some(start) = NonNull::new(map.as_mut_ptr().cast())
+        {
+            let buffer = Self { start, len, block: Block::Mapped(map) };
+            advise_huge_pages(&buffer);
+            return buffer;
+        }
         // SAFETY: the layout's size is not zero.
         let block = unsafe { alloc_zeroed(layout) };
         if block.is_null() {
@@ -35,7 +56,7 @@ impl Buffer {
         }
         let start = block.map_addr(|at| at.next_multiple_of(ALIGN));
         let Some(start) = NonNull::new(start.cast::<f32>()) else { handle_alloc_error(layout) };
-        let buffer = Self { start, len, block };
+        let buffer = Self { start, len, block: Block::Allocated(block) };
         advise_huge_pages(&buffer);
         buffer
     }
@@ -73,9 +94,11 @@ struct Line;
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.len > 0 {
+        if let Block::Allocated(block) = self.block
+            && self.len > 0
+        {
             // SAFETY: allocated in `zeroed` with this layout.
-            unsafe { dealloc(self.block, Self::layout(self.len)) };
+            unsafe { dealloc(block, Self::layout(self.len)) };
         }
     }
 }
