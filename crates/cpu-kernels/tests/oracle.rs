@@ -179,6 +179,17 @@ fn conv2d_meets_the_formula() {
     });
 }
 
+/// Maps that no second cache holds, over channels that fill a matrix unit's steps.
+#[test]
+fn wide_maps_are_cut_without_seams() {
+    on_every_isa(|isa| {
+        for (seed, (stride, padding)) in [(1, [1; 4]), (2, [0, 0, 1, 1]), (1, [2, 0, 1, 3])].into_iter().enumerate() {
+            let conv = Conv { n: 2, h: 8, w: 600, ci: 96, co: 5, kernel: (3, 3), stride, padding };
+            check_conv(isa, &conv, ConvAlgorithm::Gemm, seed, tolerance(isa));
+        }
+    });
+}
+
 #[test]
 fn winograd_meets_the_formula_to_its_own_tolerance() {
     on_every_isa(|isa| {

@@ -32,39 +32,30 @@ pub(super) unsafe fn softmax(b: &SoftmaxBlock, kept: Terms, to: *mut u16) {
 ///
 /// # Safety
 /// As [`softmax`].
-#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
 unsafe fn short_softmax(b: &SoftmaxBlock, to: *mut u16) {
-    // SAFETY: the caller's promise; sixteen rows lie within the block, and their terms one behind the other.
+    // SAFETY: the caller's promise.
     unsafe {
-        if !ShortPowers::holds(b.largest) {
+        if !(ShortPowers::holds(b.largest) && short_powers(b, to)) {
             raise_with_headroom(b);
-        }
-        let mut powers = ShortPowers::new(b.largest);
-        for row in (0..b.rows).step_by(16) {
-            powers.sixteen_rows(b.scores.add(row * PANEL_COLUMNS), to.add(row * PANEL_COLUMNS));
-        }
-        if !powers.below_two() {
-            raised_softmax(b, to);
+            short_powers(b, to);
         }
     }
 }
 
-/// As [`short_softmax`] where a score is too large for what is held.
+/// The powers of a block by what is held; whether they are all that they should be, below two.
 ///
 /// # Safety
 /// As [`softmax`].
-#[cold]
-#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-unsafe fn raised_softmax(b: &SoftmaxBlock, to: *mut u16) {
-    // SAFETY: the caller's promise.
+unsafe fn short_powers(b: &SoftmaxBlock, to: *mut u16) -> bool {
+    // SAFETY: the caller's promise; sixteen rows lie within the block, and their terms one behind the other.
     unsafe {
-        raise_with_headroom(b);
         let mut powers = ShortPowers::new(b.largest);
         for row in (0..b.rows).step_by(16) {
             powers.sixteen_rows(b.scores.add(row * PANEL_COLUMNS), to.add(row * PANEL_COLUMNS));
         }
+        powers.below_two()
     }
 }
 
