@@ -5,11 +5,17 @@ use operations_contract::{ApiError, ErrorCode};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// After so long without a request a pipeline rests: longer than one who looks at a picture takes to ask for the next, and
+/// short enough that a machine has its memory back when somebody turns to something else.
+const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// The one thread that owns a model.
 pub struct GenerationEngine<P: InferencePipeline> {
     load: Box<dyn FnMut() -> Result<P, ApiError> + Send>,
     receiver: RequestReceiver<P::Request>,
+    rest_after: Duration,
 }
 
 impl<P: InferencePipeline + 'static> GenerationEngine<P> {
@@ -28,7 +34,13 @@ impl<P: InferencePipeline + 'static> GenerationEngine<P> {
         load: impl FnMut() -> Result<P, ApiError> + Send + 'static,
         receiver: RequestReceiver<P::Request>,
     ) -> Self {
-        Self { load: Box::new(load), receiver }
+        Self { load: Box::new(load), receiver, rest_after: REST_AFTER }
+    }
+
+    /// Lets the pipeline rest after another time than ten seconds.
+    #[must_use]
+    pub fn resting_after(self, rest_after: Duration) -> Self {
+        Self { rest_after, ..self }
     }
 
     /// Starts the thread. It ends when every [`crate::RequestQueue`] is gone.
@@ -54,6 +66,9 @@ impl<P: InferencePipeline + 'static> GenerationEngine<P> {
             };
             // A panic in here comes again in a request, where somebody is told of it.
             while self.receiver.is_idle() && catch_unwind(AssertUnwindSafe(|| loaded.prepare())).unwrap_or(false) {}
+            if self.receiver.stays_idle(self.rest_after) {
+                let _ = catch_unwind(AssertUnwindSafe(|| loaded.rest()));
+            }
             let Some(request) = self.receiver.next_request() else { return };
             let span = request.span.clone();
             if !span.in_scope(|| answer(loaded, request)) {
@@ -124,4 +139,69 @@ fn cancelled(cancel: &CancellationToken) -> GenerationResponse {
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::RequestQueue;
+    use operations_contract::Priority;
+    use std::sync::mpsc;
+
+    /// Says whenever it rests, and echoes.
+    struct Sleepy(mpsc::Sender<&'static str>);
+
+    impl InferencePipeline for Sleepy {
+        type Request = ();
+
+        fn run(&mut self, (): (), _: &Events, _: &CancellationToken) -> Result<Outcome, PipelineError> {
+            self.0.send("runs").unwrap();
+            Err(PipelineError::Failed(ApiError::internal("nothing to show")))
+        }
+
+        fn rest(&mut self) {
+            self.0.send("rests").unwrap();
+        }
+    }
+
+    fn request() -> (GenerationRequest<()>, tokio::sync::mpsc::UnboundedReceiver<GenerationResponse>) {
+        let (response_tx, answers) = tokio::sync::mpsc::unbounded_channel();
+        let (priority, span) = (Priority::Normal, tracing::Span::none());
+        (GenerationRequest { request: (), priority, span, cancel: CancellationToken::new(), response_tx }, answers)
+    }
+
+    fn engine(rest_after: Duration) -> (RequestQueue<()>, mpsc::Receiver<&'static str>, JoinHandle<()>) {
+        let (queue, receiver) = RequestQueue::new();
+        let (tell, told) = mpsc::channel();
+        let thread = GenerationEngine::new(Sleepy(tell), receiver).resting_after(rest_after).start().unwrap();
+        (queue, told, thread)
+    }
+
+    #[test]
+    fn a_pipeline_rests_once_after_every_request_and_is_woken_by_the_next() {
+        let (queue, told, thread) = engine(Duration::from_millis(20));
+        assert_eq!(told.recv(), Ok("rests"));
+        assert_eq!(told.recv_timeout(Duration::from_millis(100)), Err(mpsc::RecvTimeoutError::Timeout));
+        for _ in 0..2 {
+            queue.add_request(request().0).unwrap();
+            assert_eq!(told.recv(), Ok("runs"));
+            assert_eq!(told.recv(), Ok("rests"));
+        }
+        drop(queue);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn who_asks_or_leaves_while_it_might_rest_need_not_wait() {
+        let (queue, told, thread) = engine(Duration::from_secs(3600));
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(20));
+            queue.add_request(request().0).unwrap();
+            assert_eq!(told.recv(), Ok("runs"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        drop(queue);
+        thread.join().unwrap();
+        assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+    }
 }

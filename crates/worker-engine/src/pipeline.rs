@@ -25,6 +25,9 @@ pub trait InferencePipeline {
     fn prepare(&mut self) -> bool {
         false
     }
+
+    /// Nothing was asked for a while: gives back to the system what the next request can have anew.
+    fn rest(&mut self) {}
 }
 
 /// Why a pipeline did not get to the end.

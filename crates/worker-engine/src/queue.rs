@@ -3,6 +3,9 @@ use job_server::CancellationToken;
 use operations_contract::{ApiError, ErrorCode, Priority, Readiness};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::Span;
 
@@ -186,6 +189,23 @@ impl<R> RequestReceiver<R> {
         self.pending.0.is_empty() && self.receiver.is_empty() && !self.receiver.is_closed()
     }
 
+    /// Waits for `time`, or until somebody asks or nobody can any more; whether nobody did and somebody may.
+    pub(crate) fn stays_idle(&mut self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        while self.pending.0.is_empty() {
+            match self.receiver.poll_recv(&mut Context::from_waker(&waker)) {
+                Poll::Ready(Some(request)) => self.pending.insert(request),
+                Poll::Ready(None) => return false,
+                Poll::Pending => match until.saturating_duration_since(Instant::now()) {
+                    Duration::ZERO => return true,
+                    left => std::thread::park_timeout(left),
+                },
+            }
+        }
+        false
+    }
+
     /// The next request to run, waiting for one if need be; `None` when nobody can send any more. Those that were
     /// cancelled while they waited are answered here.
     pub fn next_request(&mut self) -> Option<GenerationRequest<R>> {
@@ -213,6 +233,15 @@ impl<R> RequestReceiver<R> {
             self.pending.tell_positions();
             return Some(request);
         }
+    }
+}
+
+/// Wakes a thread that waits with a limit, which the channel's own blocking wait has not.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

@@ -265,8 +265,8 @@ impl Device {
         }
     }
 
-    /// Gives the memory of dead activations back to the system, for example when a picture is done: the next one may have
-    /// another size.
+    /// Gives the memory of dead activations back to the system, for example when no picture follows for a while: the next one
+    /// would find pages that need not be cleared again.
     pub fn trim(&self) {
         match self {
             Device::Cpu(cpu) => cpu.shared.arena.trim(),

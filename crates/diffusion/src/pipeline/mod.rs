@@ -156,6 +156,7 @@ impl Pipeline {
         };
         let image = canvas.finish(&pixels);
         self.autoencoder.release();
+        self.between_networks();
         Ok(Picture { image, scheduler: plan.config.kind(), schedule: plan.config.schedule() })
     }
 

@@ -105,10 +105,7 @@ impl worker_engine::InferencePipeline for InferencePipeline {
         events: &Events,
         cancel: &CancellationToken,
     ) -> Result<Outcome, PipelineError> {
-        let outcome = self.paint(&request, events, cancel);
-        // The next picture may have another size.
-        self.pipeline.device().trim();
-        match outcome {
+        match self.paint(&request, events, cancel) {
             Err(_) if cancel.is_cancelled() => Err(PipelineError::Cancelled),
             outcome => outcome.map_err(PipelineError::from),
         }
@@ -116,6 +113,10 @@ impl worker_engine::InferencePipeline for InferencePipeline {
 
     fn prepare(&mut self) -> bool {
         self.pipeline.prepare()
+    }
+
+    fn rest(&mut self) {
+        self.pipeline.device().trim();
     }
 }
 
