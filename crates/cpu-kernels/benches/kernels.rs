@@ -34,9 +34,9 @@ fn measure(c: &mut Criterion, peak: f64, name: &str, operations: usize, mut work
 fn benches(c: &mut Criterion) {
     let peak = cpu_kernels::peak();
     println!("{} threads, peak {:.0} GFLOP/s", rayon::current_num_threads(), peak * 1e-9);
-    products(c, peak, Precision::F32);
-    if Precision::Bf16.is_available() {
-        products(c, peak, Precision::Bf16);
+    for precision in [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.is_available()) {
+        products(c, peak, precision);
+        doubled(c, peak, precision);
     }
     let (x, w) = (random(2 * 4096 * 320), random(320));
     let mut y = vec![0.0; x.len()];
@@ -100,6 +100,29 @@ fn products(c: &mut Criterion, peak: f64, precision: Precision) {
                 cpu_kernels::attention(q, kv, kv, 2, 8, q_len, kv_len, d, scale, false, precision, &mut y);
             },
         );
+    }
+}
+
+/// Convolutions of maps that are doubled before, by the way that makes those maps and, where it is there, the one that does not.
+fn doubled(c: &mut Criterion, peak: f64, precision: Precision) {
+    for (channels, side) in [(1280, 8), (1280, 16), (640, 32), (512, 64), (256, 128), (64, 256)] {
+        let weight: Vec<f32> = random(9 * channels * channels).iter().map(|w| w * 0.02).collect();
+        let weight = Weight::F32(&weight);
+        let (x, len) = (random(2 * side * side * channels), 8 * side * side * channels);
+        let (mut between, mut y) = (vec![0.0; len], vec![0.0; len]);
+        let name = |how| format!("{channels} channels doubled from {side}, {how}, {precision:?}");
+        let auto = ConvAlgorithm::Auto;
+        let conv = Conv2d::new(weight, None, channels, channels, (3, 3), 1, [1; 4], auto, precision);
+        measure(c, peak, &name("made"), 18 * len * channels, || {
+            cpu_kernels::upsample_nearest(&x, 2, side, side, channels, 2 * side, 2 * side, &mut between);
+            conv.forward(&between, 2, 2 * side, 2 * side, Activation::None, None, None, &mut y);
+        });
+        if Conv2d::doubling_pays(channels, channels, precision) {
+            let conv = Conv2d::doubling(weight, None, channels, channels);
+            measure(c, peak, &name("not made"), 18 * len * channels, || {
+                conv.forward(&x, 2, side, side, Activation::None, None, None, &mut y);
+            });
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod arena;
 mod attention;
 mod buffer;
 mod conv;
+mod doubling;
 mod elementwise;
 mod gemm;
 mod isa;

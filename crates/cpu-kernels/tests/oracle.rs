@@ -285,6 +285,38 @@ fn products_of_bf16_are_exact_in_the_rounded_numbers() {
 }
 
 #[test]
+fn doubling_is_a_convolution_of_the_doubled_map() {
+    on_every_isa(|isa| {
+        // More channels than a Winograd transform is chosen for.
+        if !Conv2d::doubling_pays(1280, 1280, Precision::Bf16) {
+            return;
+        }
+        for (n, h, w, ci, co) in
+            [(1, 1, 1, 32, 1), (2, 5, 7, 64, 33), (1, 3, 40, 96, 40), (3, 8, 8, 32, 64), (2, 4, 600, 96, 5)]
+        {
+            let (x, b) = (rounded(&random(n * h * w * ci, 1)), random(co, 3));
+            // In eighths, so that bf16 has the sums of four, too.
+            let eighth = |w: f32| f16::from_f32((w * 8.0).round() / 8.0);
+            let weight: Vec<f16> = random(co * ci * 9, 2).into_iter().map(eighth).collect();
+            let weight = Weight::F16(&weight);
+            let conv = Conv2d::doubling(weight, Some(&b), co, ci);
+            assert_eq!(conv.bytes(), Conv2d::doubling_bytes(co, ci));
+            assert_eq!(conv.output_size(h, w), (2 * h, 2 * w));
+            let r = random(4 * n * h * w * co, 4);
+            let mut y = vec![f32::NAN; r.len()];
+            conv.forward(&x, n, h, w, Activation::Silu, None, Some(&r), &mut y);
+            let mut doubled = vec![0.0; 4 * x.len()];
+            cpu_kernels::upsample_nearest(&x, n, h, w, ci, 2 * h, 2 * w, &mut doubled);
+            let mut want = naive::conv2d(&doubled, n, 2 * h, 2 * w, weight, Some(&b), co, ci, (3, 3), 1, [1; 4]);
+            for (want, r) in want.iter_mut().zip(&r) {
+                *want = naive::act(Activation::Silu, *want) + f64::from(*r);
+            }
+            check(&format!("{isa:?} {n} x {h} x {w}, {ci} -> {co}"), &y, &want, 1e-5);
+        }
+    });
+}
+
+#[test]
 fn attention_in_bf16_stays_near_the_formula() {
     on_every_isa(|isa| {
         if !Precision::Bf16.is_available() {

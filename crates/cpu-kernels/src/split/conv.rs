@@ -14,16 +14,32 @@ const MAP_BYTES: usize = 896 << 10;
 /// Bytes of a panel that are multiplied by all tiles of a block before the next come.
 const PANEL_BYTES: usize = 256 << 10;
 
+/// Where the pixels of an output stand in y.
+#[derive(Clone, Copy)]
+pub(crate) struct Grid {
+    /// From one pixel to the next, along both axes.
+    pub(crate) step: usize,
+    /// Row and column of the first.
+    pub(crate) first: (usize, usize),
+}
+
+impl Grid {
+    /// All of y.
+    pub(crate) const WHOLE: Self = Self { step: 1, first: (0, 0) };
+}
+
 /// As [`Conv2d::forward`](crate::Conv2d::forward), which has checked every length, for weights that
-/// [read maps](SplitWeights::reads_maps).
+/// [read maps](SplitWeights::reads_maps), to the pixels of y that `grid` names.
 pub(crate) fn convolve(
     kernels: &'static Kernels,
     x: &[f32],
     maps: Maps,
     b: &SplitWeights,
     out: &Output<'_>,
+    grid: Grid,
     y: &mut [f32],
 ) {
+    assert_eq!(y.len(), maps.n * maps.out_h * maps.out_w * grid.step.pow(2) * b.n, "an output with room for the grid");
     if y.is_empty() {
         return;
     }
@@ -38,8 +54,21 @@ pub(crate) fn convolve(
     // A tile at the end of a row reads on behind it.
     let map_len = ((rows.largest() - 1) * maps.stride + maps.kernel.0) * pitch * pixel;
     let plane = images.largest() * map_len + ROW_TILE * maps.stride * pixel;
-    let call =
-        Call { kernels, x, maps, b, out, y: Shared::new(y), pitch, pixel, map_len, plane, steps, offsets: Vec::new() };
+    let call = Call {
+        kernels,
+        x,
+        maps,
+        b,
+        out,
+        grid,
+        y: Shared::new(y),
+        pitch,
+        pixel,
+        map_len,
+        plane,
+        steps,
+        offsets: Vec::new(),
+    };
     let call = Call { offsets: call.offsets(), ..call };
     share_out(blocks * parts, |task| {
         let (block, part) = (task / parts, task % parts);
@@ -92,6 +121,7 @@ struct Call<'a> {
     maps: Maps,
     b: &'a SplitWeights,
     out: &'a Output<'a>,
+    grid: Grid,
     y: Shared,
     /// Pixels from one row of a block's map to the next; what surrounds the block is written out.
     pitch: usize,
@@ -154,7 +184,7 @@ impl Call<'_> {
                     if last {
                         for tile in pair {
                             let at = self.place_in_y(block, tile.image, tile.row, tile.col, p);
-                            claim(self.y.get().wrapping_add(at), b.n, ROW_TILE);
+                            claim(self.y.get().wrapping_add(at), self.grid.step * b.n, ROW_TILE);
                         }
                     }
                     let first = place(&pair[0]);
@@ -245,8 +275,10 @@ impl Call<'_> {
 
     /// Where in y a panel's channels of a pixel are.
     fn place_in_y(&self, block: &Block, image: usize, row: usize, col: usize, p: usize) -> usize {
-        let row = (block.images.start + image) * self.maps.out_h + block.rows.start + row;
-        (row * self.maps.out_w + block.cols.start + col) * self.b.n + p * PANEL_COLUMNS
+        let Grid { step, first } = self.grid;
+        let row = (block.images.start + image) * self.maps.out_h * step + (block.rows.start + row) * step + first.0;
+        let col = (block.cols.start + col) * step + first.1;
+        (row * self.maps.out_w * step + col) * self.b.n + p * PANEL_COLUMNS
     }
 
     /// Sixteen rows of sums to their pixels.
@@ -275,7 +307,7 @@ impl Call<'_> {
                         act: self.out.act,
                         residual: self.out.residual.map_or(std::ptr::null(), |r| r[at..].as_ptr()),
                         y: self.y.get().add(at),
-                        ldy: n,
+                        ldy: self.grid.step * n,
                     });
                 }
             }

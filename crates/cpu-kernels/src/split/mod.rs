@@ -14,7 +14,7 @@ mod product;
 mod weights;
 
 pub(crate) use attention::attention;
-pub(crate) use conv::convolve;
+pub(crate) use conv::{Grid, convolve};
 pub(crate) use product::{Finish, product};
 pub(crate) use weights::SplitWeights;
 

@@ -1,7 +1,7 @@
 //! Residual blocks and what stands between resolutions; diffusers' `ResnetBlock2D`, `Downsample2D` and `Upsample2D`.
 
 use crate::Result;
-use crate::ops::{Activation, Conv2d, Device, Epilogue, GroupNorm, Linear, Tensor, upsample_nearest};
+use crate::ops::{Activation, Conv2d, Device, Epilogue, GroupNorm, Linear, Tensor, UpsampleConv2d};
 use crate::weights::Weights;
 
 /// What the residual blocks of one network have in common.
@@ -35,7 +35,7 @@ pub(super) struct Downsample2D {
 /// Nearest neighbour, then a convolution.
 #[derive(Debug)]
 pub(super) struct Upsample2D {
-    conv: Conv2d,
+    conv: UpsampleConv2d,
 }
 
 impl ResnetBlock2D {
@@ -115,10 +115,10 @@ impl Downsample2D {
 
 impl Upsample2D {
     pub(super) fn load(weights: &Weights, channels: usize, device: &Device) -> Result<Self> {
-        Ok(Self { conv: Conv2d::load(&weights.pp("conv"), channels, channels, 3, 1, [1; 4], device)? })
+        Ok(Self { conv: UpsampleConv2d::load(&weights.pp("conv"), channels, device)? })
     }
 
     pub(super) fn forward(&self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-        self.conv.forward(&upsample_nearest(x, height, width)?)
+        self.conv.forward(x, height, width)
     }
 }

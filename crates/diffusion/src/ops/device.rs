@@ -311,6 +311,12 @@ impl CpuDevice {
         if self.shared.low_memory { ConvAlgorithm::Gemm } else { ConvAlgorithm::Auto }
     }
 
+    /// Whether it convolves maps of so many channels at twice their size without making those. Their weights take more memory
+    /// than they are stored in.
+    pub(super) fn doubles(&self, channels: usize) -> bool {
+        !self.shared.low_memory && cpu_kernels::Conv2d::doubling_pays(channels, channels, self.precision())
+    }
+
     /// Tells that a kernel needs so many bytes for itself, and so many in each thread.
     pub(super) fn works_with(&self, shared: usize, each: usize) {
         for (most, bytes) in self.shared.working.iter().zip([shared, each]) {

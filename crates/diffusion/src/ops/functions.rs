@@ -67,7 +67,7 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// [`crate::Error::OutOfMemory`] or [`crate::Error::Device`].
-pub fn upsample_nearest(x: &Tensor, out_h: usize, out_w: usize) -> Result<Tensor> {
+pub(super) fn upsample_nearest(x: &Tensor, out_h: usize, out_w: usize) -> Result<Tensor> {
     let (n, c, h, w) = x.feature_map_shape();
     match x.storage() {
         Storage::Cpu(cpu, x) => {

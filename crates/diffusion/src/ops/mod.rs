@@ -22,13 +22,15 @@ pub(crate) mod memory;
 mod norms;
 mod packed;
 mod tensor;
+mod upsampling;
 
 pub use buffer::Memory;
 #[cfg(feature = "candle")]
 pub use candle::CandleDevice;
 pub use cpu_kernels::{Moments, Precision};
 pub use device::{CpuDevice, CpuOptions, Device};
-pub use functions::{activate, attention, concat_channels, upsample_nearest};
+pub use functions::{activate, attention, concat_channels};
 pub use layers::{Activation, Conv2d, Embedding, Epilogue, Linear};
 pub use norms::{GroupNorm, LayerNorm};
 pub use tensor::{RowsWriter, Tensor};
+pub use upsampling::UpsampleConv2d;

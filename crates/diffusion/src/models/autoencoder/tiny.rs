@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Encoded, LatentSpace};
 use crate::Result;
 use crate::models::config::{Fixed, bad, diffusers_activation, parse};
-use crate::ops::{Activation, Conv2d, Device, Epilogue, Tensor, activate, upsample_nearest};
+use crate::ops::{Activation, Conv2d, Device, Epilogue, Tensor, UpsampleConv2d, activate};
 use crate::weights::Weights;
 
 /// The config of diffusers' `AutoencoderTiny`, with its defaults:
@@ -38,7 +38,7 @@ enum Layer {
     Conv(Conv2d),
     Activation(Activation),
     Block(AutoencoderTinyBlock),
-    Upsample,
+    Upsample(UpsampleConv2d),
 }
 
 /// Three convolutions and the input itself.
@@ -167,18 +167,21 @@ impl AutoencoderTiny {
         let first = Conv2d::load(&weights.pp(0), config.latent_channels, channels, 3, 1, [1; 4], device)?;
         let mut layers = vec![Layer::Conv(first), Layer::Activation(act)];
         let last_stage = config.num_decoder_blocks.len() - 1;
+        // An upsampling has a number of its own before its convolution's.
+        let mut number = layers.len();
         for (stage, &blocks) in config.num_decoder_blocks.iter().enumerate() {
             for _ in 0..blocks {
-                let block = weights.pp(layers.len());
+                let block = weights.pp(number);
                 layers.push(Layer::Block(AutoencoderTinyBlock::load(&block, channels, act, device)?));
+                number += 1;
             }
             if stage == last_stage {
-                let conv = weights.pp(layers.len());
+                let conv = weights.pp(number);
                 layers.push(Layer::Conv(Conv2d::load(&conv, channels, config.out_channels, 3, 1, [1; 4], device)?));
             } else {
-                layers.push(Layer::Upsample);
-                let conv = weights.pp(layers.len());
-                layers.push(Layer::Conv(Conv2d::load_without_bias(&conv, channels, channels, 3, 1, [1; 4], device)?));
+                let conv = weights.pp(number + 1);
+                layers.push(Layer::Upsample(UpsampleConv2d::load_without_bias(&conv, channels, device)?));
+                number += 2;
             }
         }
         Ok(layers)
@@ -207,9 +210,9 @@ impl AutoencoderTiny {
                     Layer::Conv(conv) => conv.forward(&x)?,
                     Layer::Activation(act) => activate(x, *act)?,
                     Layer::Block(block) => block.forward(&x)?,
-                    Layer::Upsample => {
+                    Layer::Upsample(conv) => {
                         let (_, _, h, w) = x.feature_map_shape();
-                        upsample_nearest(&x, 2 * h, 2 * w)?
+                        conv.forward(&x, 2 * h, 2 * w)?
                     }
                 };
             }

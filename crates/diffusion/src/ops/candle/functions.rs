@@ -32,7 +32,7 @@ pub(in crate::ops) fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> 
     device.run(|| Array::cat(&[a, b], 1))
 }
 
-/// See [`crate::ops::upsample_nearest`].
+/// See `functions::upsample_nearest` beside this.
 pub(in crate::ops) fn upsample_nearest(x: &Tensor, out_h: usize, out_w: usize) -> Result<Tensor> {
     let (_, _, h, w) = x.feature_map_shape();
     let (device, x) = parts(x);
