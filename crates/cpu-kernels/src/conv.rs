@@ -82,7 +82,7 @@ impl Conv2d {
     /// multiplications.
     ///
     /// # Panics
-    /// Where lengths do not fit, or where it [does not pay](Conv2d::doubling_pays).
+    /// Where lengths do not fit, the channels are no multiple of 32, or the machine lacks the precision.
     pub fn doubling(weight: Weight<'_>, bias: Option<&[f32]>, out_channels: usize, in_channels: usize) -> Self {
         let kernels = isa::kernels();
         let weights = Weights::Doubling(Doubling::new(kernels, weight, out_channels, in_channels));

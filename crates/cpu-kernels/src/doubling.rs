@@ -3,8 +3,9 @@
 //! Each pixel stands there twice along an axis, so that the three taps under an output fall on two pixels of the map as it was:
 //! on an even row the first is alone and the other two add up, on an odd row the first two do. So each of four neighbouring
 //! outputs is a 2 x 2 convolution with weights that are sums, four products instead of nine. In `bf16` alone: in `f32` a unit keeps
-//! the sums in four bytes instead of the two in which they are stored, and there are transforms that save more. (The other way round it is known as
-//! sub-pixel convolution: Shi et al., "Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009.)
+//! the sums in four bytes instead of the two in which they are stored, and there are transforms that save more. (The other way
+//! round it is known as sub-pixel convolution: Shi et al., "Is the deconvolution layer the same as a convolutional layer?",
+//! arXiv:1609.07009.)
 use rayon::prelude::*;
 
 use crate::conv::Maps;
