@@ -148,7 +148,10 @@ mod tests {
     use operations_contract::Priority;
     use std::sync::mpsc;
 
-    /// Says whenever it rests, and echoes.
+    /// Far sooner than the hour after which one of these pipelines would rest.
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Says whenever it runs and rests.
     struct Sleepy(mpsc::Sender<&'static str>);
 
     impl InferencePipeline for Sleepy {
@@ -180,12 +183,12 @@ mod tests {
     #[test]
     fn a_pipeline_rests_once_after_every_request_and_is_woken_by_the_next() {
         let (queue, told, thread) = engine(Duration::from_millis(20));
-        assert_eq!(told.recv(), Ok("rests"));
+        assert_eq!(told.recv_timeout(SOON), Ok("rests"));
         assert_eq!(told.recv_timeout(Duration::from_millis(100)), Err(mpsc::RecvTimeoutError::Timeout));
         for _ in 0..2 {
             queue.add_request(request().0).unwrap();
-            assert_eq!(told.recv(), Ok("runs"));
-            assert_eq!(told.recv(), Ok("rests"));
+            assert_eq!(told.recv_timeout(SOON), Ok("runs"));
+            assert_eq!(told.recv_timeout(SOON), Ok("rests"));
         }
         drop(queue);
         thread.join().unwrap();
@@ -197,7 +200,7 @@ mod tests {
         for _ in 0..2 {
             std::thread::sleep(Duration::from_millis(20));
             queue.add_request(request().0).unwrap();
-            assert_eq!(told.recv(), Ok("runs"));
+            assert_eq!(told.recv_timeout(SOON), Ok("runs"));
         }
         std::thread::sleep(Duration::from_millis(20));
         drop(queue);

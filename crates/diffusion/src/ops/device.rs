@@ -265,8 +265,8 @@ impl Device {
         }
     }
 
-    /// Gives the memory of dead activations back to the system, for example when no picture follows for a while: the next one
-    /// would find pages that need not be cleared again.
+    /// Gives the memory of dead activations back to the system, for example when no picture follows for a while: one that did
+    /// would use it again, without pages that the system has to clear first.
     pub fn trim(&self) {
         match self {
             Device::Cpu(cpu) => cpu.shared.arena.trim(),

@@ -62,11 +62,14 @@ pub struct Conv2d {
 
 /// What decides the size of a convolution's output.
 #[derive(Clone, Copy, Debug)]
-struct Geometry {
-    kernel: usize,
-    stride: usize,
+pub(super) struct Geometry {
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
     /// At the top, left, bottom and right.
-    padding: [usize; 4],
+    pub(super) padding: [usize; 4],
+    /// Whether it is of the map at twice its size, which is never made: only where the processor
+    /// [doubles](super::CpuDevice::doubles).
+    pub(super) doubles: bool,
 }
 
 #[derive(Debug)]
@@ -238,7 +241,14 @@ impl Conv2d {
         padding: [usize; 4],
         device: &Device,
     ) -> Result<Self> {
-        Self::read(weights, true, in_channels, out_channels, Geometry { kernel, stride, padding }, device)
+        Self::read(
+            weights,
+            true,
+            in_channels,
+            out_channels,
+            Geometry { kernel, stride, padding, doubles: false },
+            device,
+        )
     }
 
     /// Reads `weight` (out, in, kernel, kernel); there is no bias.
@@ -254,10 +264,17 @@ impl Conv2d {
         padding: [usize; 4],
         device: &Device,
     ) -> Result<Self> {
-        Self::read(weights, false, in_channels, out_channels, Geometry { kernel, stride, padding }, device)
+        Self::read(
+            weights,
+            false,
+            in_channels,
+            out_channels,
+            Geometry { kernel, stride, padding, doubles: false },
+            device,
+        )
     }
 
-    fn read(
+    pub(super) fn read(
         weights: &Weights,
         has_bias: bool,
         in_channels: usize,
@@ -265,7 +282,7 @@ impl Conv2d {
         geometry: Geometry,
         device: &Device,
     ) -> Result<Self> {
-        let Geometry { kernel, stride, padding } = geometry;
+        let Geometry { kernel, stride, padding, doubles } = geometry;
         let shape = [out_channels, in_channels, kernel, kernel];
         let weight = weights.get("weight", &shape)?;
         if has_bias {
@@ -277,30 +294,37 @@ impl Conv2d {
         let packed = match device {
             Device::Cpu(device) => {
                 let (algorithm, precision) = (device.conv_algorithm(), device.precision());
-                let bytes = cpu_kernels::Conv2d::packed_bytes(
-                    weight.dtype.size(),
-                    out_channels,
-                    in_channels,
-                    (kernel, kernel),
-                    stride,
-                    algorithm,
-                    precision,
-                );
-                let working = cpu::transformed_block(bytes / (out_channels * in_channels).max(1), in_channels);
-                let weights = weights.clone();
-                let packed = Packed::new(device, bytes, move || {
-                    let (weight, bias) = (weights.get("weight", &shape)?.floats(), bias(&weights)?);
-                    let conv = cpu_kernels::Conv2d::new(
-                        cpu::weight(&weight),
-                        bias.as_deref(),
+                let bytes = match doubles {
+                    true => cpu_kernels::Conv2d::doubling_bytes(out_channels, in_channels),
+                    false => cpu_kernels::Conv2d::packed_bytes(
+                        weight.dtype.size(),
                         out_channels,
                         in_channels,
                         (kernel, kernel),
                         stride,
-                        padding,
                         algorithm,
                         precision,
-                    );
+                    ),
+                };
+                let working = cpu::transformed_block(bytes / (out_channels * in_channels).max(1), in_channels);
+                let weights = weights.clone();
+                let packed = Packed::new(device, bytes, move || {
+                    let (weight, bias) = (weights.get("weight", &shape)?.floats(), bias(&weights)?);
+                    let (weight, bias) = (cpu::weight(&weight), bias.as_deref());
+                    let conv = match doubles {
+                        true => cpu_kernels::Conv2d::doubling(weight, bias, out_channels, in_channels),
+                        false => cpu_kernels::Conv2d::new(
+                            weight,
+                            bias,
+                            out_channels,
+                            in_channels,
+                            (kernel, kernel),
+                            stride,
+                            padding,
+                            algorithm,
+                            precision,
+                        ),
+                    };
                     weights.forget("weight");
                     weights.forget("bias");
                     Ok(conv)
@@ -361,6 +385,7 @@ impl Geometry {
     fn output_size(&self, h: usize, w: usize) -> (usize, usize) {
         let [top, left, bottom, right] = self.padding;
         let along = |len: usize| if len < self.kernel { 0 } else { (len - self.kernel) / self.stride + 1 };
+        let (h, w) = if self.doubles { (2 * h, 2 * w) } else { (h, w) };
         (along(h + top + bottom), along(w + left + right))
     }
 }

@@ -2,11 +2,9 @@
 
 use std::sync::OnceLock;
 
-use super::cpu;
 use super::device::Device;
 use super::functions::upsample_nearest;
-use super::layers::{Conv2d, Epilogue};
-use super::packed::Packed;
+use super::layers::{Conv2d, Geometry};
 use super::tensor::Tensor;
 use crate::Result;
 use crate::weights::Weights;
@@ -19,7 +17,7 @@ pub struct UpsampleConv2d {
     channels: usize,
     device: Device,
     /// For maps of twice the size, where the processor need not make those.
-    doubling: Option<Packed<cpu_kernels::Conv2d>>,
+    doubling: Option<Conv2d>,
     /// For all others: where there is `doubling`, from the first of them on.
     plain: OnceLock<Conv2d>,
 }
@@ -42,31 +40,13 @@ impl UpsampleConv2d {
     }
 
     fn read(weights: &Weights, has_bias: bool, channels: usize, device: &Device) -> Result<Self> {
-        let shape = [channels, channels, 3, 3];
-        weights.get("weight", &shape)?;
-        let bias = move |weights: &Weights| {
-            has_bias.then(|| weights.get("bias", &[channels]).map(|bias| bias.to_f32())).transpose()
-        };
-        bias(weights)?;
-        let doubling = match device {
-            Device::Cpu(cpu) if cpu.doubles(channels) => {
-                let bytes = cpu_kernels::Conv2d::doubling_bytes(channels, channels);
-                let weights = weights.clone();
-                Some(Packed::new(cpu, bytes, move || {
-                    let (weight, bias) = (weights.get("weight", &shape)?.floats(), bias(&weights)?);
-                    let weight = cpu::weight(&weight);
-                    let conv = cpu_kernels::Conv2d::doubling(weight, bias.as_deref(), channels, channels);
-                    weights.forget("weight");
-                    weights.forget("bias");
-                    Ok(conv)
-                }))
-            }
-            _ => None,
-        };
         let (weights, device) = (weights.clone(), device.clone());
-        let conv = Self { weights, has_bias, channels, device, doubling, plain: OnceLock::new() };
-        if conv.doubling.is_none() {
-            conv.plain()?;
+        let mut conv = Self { weights, has_bias, channels, device, doubling: None, plain: OnceLock::new() };
+        match &conv.device {
+            Device::Cpu(cpu) if cpu.doubles(channels) => conv.doubling = Some(conv.convolution(true)?),
+            _ => {
+                conv.plain()?;
+            }
         }
         Ok(conv)
     }
@@ -76,29 +56,24 @@ impl UpsampleConv2d {
     /// # Errors
     /// [`crate::Error::OutOfMemory`] or [`crate::Error::Device`].
     pub fn forward(&self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-        let (n, _, h, w) = x.feature_map_shape();
-        let Some(doubling) = self.doubling.as_ref().filter(|_| (height, width) == (2 * h, 2 * w)) else {
-            return self.plain()?.forward(&upsample_nearest(x, height, width)?);
-        };
-        let (cpu, data) = cpu::parts(x);
-        let shape = [n, self.channels, height, width];
-        let mut out = cpu.buffer(shape.iter().product())?;
-        if cpu.computes() {
-            let activation = Epilogue::default().activation.into();
-            doubling.get()?.forward(data, n, h, w, activation, None, None, &mut out);
-        } else {
-            doubling.plan();
+        let (_, _, h, w) = x.feature_map_shape();
+        match &self.doubling {
+            Some(doubling) if (height, width) == (2 * h, 2 * w) => doubling.forward(x),
+            _ => self.plain()?.forward(&upsample_nearest(x, height, width)?),
         }
-        Ok(Tensor::on_cpu(cpu, &shape, out))
     }
 
     fn plain(&self) -> Result<&Conv2d> {
         if let Some(conv) = self.plain.get() {
             return Ok(conv);
         }
-        let load = if self.has_bias { Conv2d::load } else { Conv2d::load_without_bias };
-        let conv = load(&self.weights, self.channels, self.channels, 3, 1, [1; 4], &self.device)?;
+        let conv = self.convolution(false)?;
         Ok(self.plain.get_or_init(|| conv))
+    }
+
+    fn convolution(&self, doubles: bool) -> Result<Conv2d> {
+        let geometry = Geometry { kernel: 3, stride: 1, padding: [1; 4], doubles };
+        Conv2d::read(&self.weights, self.has_bias, self.channels, self.channels, geometry, &self.device)
     }
 }
 
